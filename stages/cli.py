@@ -1,0 +1,149 @@
+"""The map of the house: one command per stage, in the order in which data flows. `r2r --help` prints it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.params import ParamsError, load
+from stages.store import StoreError
+
+app = typer.Typer(
+    help="Train face recognition on people who do not exist, and know exactly how good that is.\n\n"
+    "Each command is one stage of dvc.yaml: it reads params.yaml in the working folder, goes on where a killed run "
+    "stopped, and writes data/, metrics/ and plots/. `dvc repro` runs them all.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+
+
+@contextmanager
+def _loud() -> Iterator[None]:
+    """Turn the errors a user can mend into one clear line and exit code 1."""
+    try:
+        yield
+    except (ParamsError, StoreError, OSError) as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Hold the stage's lock, and die with the parent: a killed `dvc repro` would leave its stage running."""
+    import fcntl
+
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    with open(f".{stage}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{stage} already runs in this folder: wait for it, or end it") from None
+        yield
+
+
+def _run(stage: str) -> None:
+    with _loud():
+        params = load()
+        with _alone(stage):
+            importlib.import_module(f"stages.{stage}").run(params)
+
+
+@app.command()
+def fetch() -> None:
+    """Get source, target and benchmarks: the embedded world is rendered on the spot."""
+    _run("fetch")
+
+
+@app.command()
+def embed() -> None:
+    """Identity embeddings of the source and target images (ArcFace, ONNX)."""
+    _run("embed")
+
+
+@app.command(name="filter")
+def filter_() -> None:
+    """Order identities by how far they are from their nearest other; keep the first n_ids."""
+    _run("filter")
+
+
+@app.command()
+def align() -> None:
+    """Detect faces (MTCNN) and warp them to 112x112 training shards."""
+    _run("align")
+
+
+@app.command()
+def train() -> None:
+    """Train the backbone (IResNet with AdaFace, ArcFace or CosFace)."""
+    _run("train")
+
+
+@app.command()
+def evaluate(
+    backbone: Annotated[Path | None, typer.Option(help="A backbone or ONNX encoder; default: the trained one.")] = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(help="A .bin, an image archive, an IJB or RFW folder; default: data/benchmarks."),
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pairs.txt in LFW's layout, for an image archive.")] = None,
+    align: Annotated[bool, typer.Option(help="Detect and align the images of an image archive first.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+) -> None:
+    """Measure the backbone on the benchmarks, or any network on any benchmark by path."""
+    if backbone is None and benchmark is None:
+        return _run("evaluate")
+    with _loud():
+        if backbone is None or benchmark is None:
+            raise ParamsError("--backbone and --benchmark go together")
+        importlib.import_module("stages.evaluate").evaluate_file(backbone, benchmark, pairs, out, align=align)
+
+
+@app.command()
+def report() -> None:
+    """Write plots/report.html: one page with the parameters, numbers and pictures of the run."""
+    _run("report")
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="A weights file.")]) -> None:
+    """Say what a weights file is: its network, layout, channel order and size."""
+    with _loud():
+        typer.echo(importlib.import_module("stages.evaluate.inspect").describe(file))
+
+
+@app.command()
+def export(
+    backbone: Annotated[Path, typer.Option(help="A trained backbone.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+) -> None:
+    """Export a backbone to ONNX, as insightface's ArcFace class reads it."""
+    with _loud():
+        importlib.import_module("stages.train.export").export(backbone, out)
+
+
+@app.command()
+def params(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, such as profile=smoke n_ids=40.")
+    ] = None,
+) -> None:
+    """Compose params.yaml from conf/."""
+    from stages.params import compose
+
+    with _loud():
+        Path("params.yaml").write_text(compose(overrides or []))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,241 @@
+"""The knobs, typed: `params.yaml` is read once into frozen dataclasses and checked before anything is written.
+
+Only `conf/` is edited; `params.yaml` is composed from it (`make params`). A field's comment states its unit, its range
+and, where the papers leave it open, why the default is what it is.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+
+METHODS = ("none",)
+
+
+class ParamsError(ValueError):
+    """A knob with a value it cannot have; the message names the knob, the value and the range."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `ParamsError(message)` unless the condition holds."""
+    if not condition:
+        raise ParamsError(message)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What is fetched or rendered."""
+
+    world_seed: int = 0  # of the embedded people; apart from `seed`, so that three training seeds meet one world
+    source_images_per_id: int = 10  # rendered per source identity, >= images_per_id
+    source_ids_per_zip: int = 50
+    source_size: int = 112  # px, DigiFace-1M's
+    target_ids: int = 100
+    target_images_per_id: int = 4
+    target_size: int = 112  # px
+    pairs: int = 300  # per embedded pair benchmark, a multiple of 20 (10 folds, half of them genuine)
+    templates: int = 60  # identities of the embedded template benchmark
+    group_pairs: int = 100  # per group, a multiple of 20
+    workers: int = 0  # processes; 0 is one a core
+
+    def __post_init__(self) -> None:
+        check(
+            self.pairs % 20 == 0,
+            f"fetch.pairs is {self.pairs}: 10 folds of as many genuine as impostor pairs need a multiple of 20",
+        )
+        check(
+            self.group_pairs % 20 == 0,
+            f"fetch.group_pairs is {self.group_pairs}: it must be a multiple of 20",
+        )
+        check(self.source_size >= 32, f"fetch.source_size is {self.source_size} px: at least 32")
+
+
+@dataclass(frozen=True)
+class Embed:
+    """The identity encoder."""
+
+    encoder: str = "stages/embed/encoder.onnx"  # an ONNX file that insightface's ArcFaceONNX reads
+    batch_size: int = 64
+    align: bool = False  # detect and warp first; off, since a DigiFace crop is fed as it is (facts, section 14.4)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which identities are kept."""
+
+    score: str = "max"  # max | mean cosine similarity to the other identities (the paper does not say which)
+    threshold: float = 0.5  # cosine; pairs above it are counted in the metrics
+    block: int = 2048  # rows of a block of the similarity matrix
+    device: str = "auto"  # auto | cpu | cuda
+
+    def __post_init__(self) -> None:
+        check(self.score in ("max", "mean"), f"filter.score is {self.score!r}: max or mean")
+        check(-1 <= self.threshold <= 1, f"filter.threshold is {self.threshold}: a cosine in [-1, 1]")
+
+
+@dataclass(frozen=True)
+class Align:
+    """MTCNN and the five-point warp; the defaults are facenet-pytorch's."""
+
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)  # of P-, R- and O-Net, probabilities
+    factor: float = 0.709  # of the image pyramid
+    min_face: int = 20  # px
+    missing: str = "skip"  # skip | keep (the centre crop): an image without a face
+    codec: str = "png"  # png | jpeg | webp
+    batch_size: int = 64
+    ids_per_shard: int = 64
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check(self.missing in ("skip", "keep"), f"align.missing is {self.missing!r}: skip or keep")
+        check(self.codec in ("png", "jpeg", "webp"), f"align.codec is {self.codec!r}: png, jpeg or webp")
+        check(0 < self.factor < 1, f"align.factor is {self.factor}: in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Train:
+    """The face recognition network."""
+
+    backbone: str = "iresnet_tiny"  # a name of stages.train.backbones.create_backbone
+    head: str = "adaface"  # adaface | arcface | cosface
+    margin: float = 0.4
+    scale: float = 64.0
+    h: float = 0.333  # AdaFace's concentration
+    t_alpha: float = 0.01  # AdaFace's EMA weight of the norm statistics; the paper's, not the class default
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # cosine | multistep
+    milestones: tuple[int, ...] = ()  # epochs
+    warmup_epochs: float = 0.0
+    augment: float = 0.2  # probability of each of AdaFace's three augmentations
+    flip: float = 0.5
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    threads: int = 2  # of torch on a CPU; results are equal for equal thread counts
+    workers: int = 0
+    checkpoint_every: int = 1  # epochs
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The protocols."""
+
+    flip: bool = True
+    batch_size: int = 128
+    far: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report."""
+
+    rows: int = 8  # identities of a sample sheet
+    columns: int = 8  # images of an identity
+
+
+@dataclass(frozen=True)
+class Params:
+    """All knobs. The six at the top are the ones people type."""
+
+    profile: str = "embedded"
+    method: str = "none"
+    n_ids: int = 200
+    images_per_id: int = 10
+    alpha: float = 2.0  # of Beta(alpha, alpha); the paper's choice (Table 2)
+    seed: int = 0
+    fetch: Fetch = field(default_factory=Fetch)
+    embed: Embed = field(default_factory=Embed)
+    filter: Filter = field(default_factory=Filter)
+    align: Align = field(default_factory=Align)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        check(self.method in METHODS, f"method is {self.method!r}: one of {', '.join(METHODS)}")
+        check(self.n_ids > 1, f"n_ids is {self.n_ids}: at least 2")
+        check(self.images_per_id >= 1, f"images_per_id is {self.images_per_id}: at least 1")
+        check(self.alpha > 0, f"alpha is {self.alpha}: greater than 0")
+        check(
+            self.method != "none" or self.images_per_id <= self.fetch.source_images_per_id,
+            f"images_per_id is {self.images_per_id}, but method none has only the source's "
+            f"fetch.source_images_per_id = {self.fetch.source_images_per_id} images of an identity",
+        )
+
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build a block from plain YAML values: unknown and mistyped knobs are errors that name themselves."""
+    hints = get_type_hints(cls)
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        check(name in names, f"{where}{name}: no such knob; there are {', '.join(sorted(names))}")
+    return cls(**{name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if is_dataclass(hint):
+        check(isinstance(value, dict), f"{name} is {value!r}: a block of knobs was expected")
+        return parse(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if getattr(hint, "__origin__", None) is tuple:
+        check(isinstance(value, list | tuple), f"{name} is {value!r}: a list was expected")
+        inner = get_args(hint)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        check(len(kinds) == len(value), f"{name} has {len(value)} values: {len(kinds)} were expected")
+        return tuple(_convert(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    if hint is float and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML 1.1 reads 1e-4 as text
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # `-S n_ids=1e4` arrives as 10000.0
+    check(
+        isinstance(value, hint) and not (hint is int and isinstance(value, bool)),
+        f"{name} is {value!r}: a value of type {hint.__name__} was expected",
+    )
+    return value
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        ParamsError: no such file, or a knob that does not exist or has a value that it cannot have.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path}: not found; run from the project's root, or compose it with `make params`")
+    values = yaml.safe_load(path.read_text())
+    check(isinstance(values, dict), f"{path}: no mapping of knobs")
+    return parse(Params, values)
+
+
+def compose(overrides: list[str], conf: Path = Path("conf")) -> str:
+    """Compose `params.yaml` from `conf/` as `dvc exp run -S` does, and check it.
+
+    Args:
+        overrides: Hydra overrides, such as `profile=smoke` or `n_ids=40`.
+        conf: the folder of config.yaml and profile/.
+
+    Returns:
+        The text of params.yaml.
+    """
+    from tempfile import TemporaryDirectory
+
+    from dvc.utils.hydra import compose_and_dump
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        compose_and_dump(path, str(conf.resolve()), None, "config", "", overrides)
+        load(path)
+        return path.read_text()
