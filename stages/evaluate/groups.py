@@ -1,0 +1,19 @@
+"""Accuracy over demographic groups, as Racial Faces in-the-Wild (RFW) reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def summary(accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Mean over the groups, standard deviation at ddof 0 (which reproduces Digi2Real's Table 7), and largest gap.
+
+    Raises:
+        ValueError: no groups.
+    """
+    if not accuracies:
+        raise ValueError("no groups")
+    values = np.array(list(accuracies.values()))
+    return {"mean": float(values.mean()), "std": float(values.std()), "gap": float(values.max() - values.min())}
