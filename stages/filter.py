@@ -1,0 +1,231 @@
+"""Which identities are kept: those farthest from their nearest other come first.
+
+    r2r filter
+
+Digi2Real keeps the rendered identities that are least similar, without saying whether to their nearest other or to all
+others on average; `filter.score` names the choice. The default is max: a look-alike is what harms a label.
+
+Notation: m identities, d dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from stages.embed import identity_sums
+from stages.fetch.digiface import Source
+from stages.params import Params, ParamsError
+from stages.store import StoreError, decode, fingerprint, is_current, replacing, write_shard
+
+BIN = 0.02  # of the histogram, cosine
+CLOSEST = 24  # pairs on the contact sheet
+
+
+def run(params: Params, root: Path = Path(".")) -> None:
+    """Order the identities of `data/embed/source` and choose the first `n_ids`.
+
+    Writes `data/filter.h5`, in rising order of the score (ties by identity number): identity [m] int64, score [m]
+    float64, similarity [m] float64 to nearest [m] int64, the nearest other identity, and chosen [m] bool.
+
+    Raises:
+        ParamsError: `n_ids` is larger than the number of identities.
+        StoreError: no embeddings, or an identity whose embeddings cancel out.
+    """
+    shards = sorted((root / "data/embed/source").glob("*.h5"))
+    current = fingerprint(*shards, params.filter, params.n_ids, code=["filter"])
+    written = [
+        root / name
+        for name in ("metrics/filter.json", "plots/filter.csv", "plots/filter.png", "plots/filter_pairs.png")
+    ]
+    if is_current(root / "data/filter.h5", current) and all(path.is_file() for path in written):
+        return
+
+    identities, sums, _ = identity_sums(shards)
+    if params.n_ids > len(identities):
+        raise ParamsError(
+            f"n_ids is {params.n_ids}, but the source has {len(identities)} identities; lower it or add zips"
+        )
+    vectors = prototypes(identities, sums)
+    device = _device(params.filter.device)
+    similarity, index, above = nearest(vectors, params.filter.threshold, params.filter.block, device)
+    score = similarity if params.filter.score == "max" else mean_similarity(vectors)
+    order = np.lexsort((identities, score))
+    chosen = np.arange(len(order)) < params.n_ids
+
+    # A pair above the threshold has both its identities' nearest above it: no other pair need be looked at again.
+    close = order[chosen][similarity[order[chosen]] > params.filter.threshold - 1e-6]
+    kept_above = (
+        nearest(vectors[close], params.filter.threshold, params.filter.block, device)[2] if len(close) > 1 else 0
+    )
+    metrics = {
+        "identities": len(identities),
+        "chosen": params.n_ids,
+        "pairs_above_threshold": above,
+        "pairs_above_threshold_chosen": kept_above,
+        "similarity_mean": round(float(similarity.mean()), 4),
+        "similarity_max": round(float(similarity.max()), 4),
+        "similarity_mean_chosen": round(float(similarity[order[chosen]].mean()), 4),
+        "similarity_max_chosen": round(float(similarity[order[chosen]].max()), 4),
+    }
+    with replacing(written[0]) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    _histogram(similarity, similarity[order[chosen]], params.filter.threshold, *written[1:3])
+    _closest_pairs(identities, similarity, index, Source(root / "data/source"), written[3])
+    columns = {
+        "identity": identities[order],
+        "score": score[order],
+        "similarity": similarity[order],
+        "nearest": identities[index[order]],
+        "chosen": chosen,
+    }
+    write_shard(root / "data/filter.h5", columns, fingerprint=current)
+
+
+def prototypes(identities: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Normalise each identity's summed embeddings: [m, d] float32, unit norm.
+
+    Raises:
+        StoreError: an identity's embeddings cancel out.
+    """
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    if (none := identities[~(lengths[:, 0] > 1e-6)]).size:
+        raise StoreError(f"identity {none[0]}: its embeddings cancel out, so that it has no prototype")
+    return sums / lengths
+
+
+def mean_similarity(vectors: np.ndarray) -> np.ndarray:
+    """Mean cosine of each vector to the others: [m] float64, from their sum, without the matrix."""
+    total = vectors.sum(0, dtype=np.float64)
+    own = np.einsum("md,md->m", vectors, vectors, dtype=np.float64)
+    return (vectors @ total - own) / (len(vectors) - 1)
+
+
+def nearest(
+    vectors: np.ndarray, threshold: float = 1.0, block: int = 1024, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Find each vector's nearest other, exactly.
+
+    The similarity matrix is symmetric: each block of pairs is multiplied once, and serves its rows and its columns.
+    Only the lines of a block that raise a maximum are searched for its place, and one block is in memory at a time.
+
+    Args:
+        vectors: [m, d] float32, unit norm, m >= 2.
+        threshold: a cosine; the pairs above it are counted.
+        block: lines of a block; 1024 x 1024 float32 stay in a CPU's cache between the product and the maxima.
+        device: of torch.
+
+    Returns:
+        similarity [m] float64 to the nearest other; its index [m] int64, the lowest of equals; how many of the
+        m (m - 1) / 2 pairs have a float32 cosine above the threshold.
+    """
+    m = len(vectors)
+    data = torch.from_numpy(vectors).to(device)
+    best = torch.full((m,), -torch.inf, device=device)
+    index = torch.zeros(m, dtype=torch.int64, device=device)
+    above = torch.zeros((), dtype=torch.int64, device=device)
+    diagonal_and_below = torch.ones(block, block, dtype=torch.bool, device=device).tril()
+
+    def raise_maxima(cosines: torch.Tensor, first: int, first_other: int) -> torch.Tensor:
+        highest = cosines.amax(1)
+        raised = (highest > best[first : first + len(highest)]).nonzero().squeeze(1)
+        best[first + raised] = highest[raised]
+        index[first + raised] = first_other + cosines[raised].argmax(1)
+        return highest
+
+    starts = range(0, m, block)
+    pairs = [(i, j) for i in starts for j in starts if i <= j]
+    for i, j in tqdm(pairs, desc="filter", unit=" blocks"):
+        cosines = data[i : i + block] @ data[j : j + block].T
+        if i == j:
+            cosines.masked_fill_(diagonal_and_below[: len(cosines), : len(cosines)], -torch.inf)
+        raise_maxima(cosines.T, j, i)  # before the rows, so that each line meets the others in rising order
+        highest = raise_maxima(cosines, i, j)
+        above += torch.count_nonzero(cosines[highest > threshold] > threshold)
+
+    similarity = np.empty(m)
+    found = index.cpu().numpy()
+    for i in starts:
+        part = slice(i, i + block)
+        np.einsum("md,md->m", vectors[part], vectors[found[part]], dtype=np.float64, out=similarity[part])
+    return similarity, found, int(above)
+
+
+def contact_sheet(tiles: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> np.ndarray:
+    """Lay captioned images of one size out in rows.
+
+    Args:
+        tiles: images [h, w, 3] uint8, RGB.
+        captions: a line of text below each.
+        columns: tiles in a row.
+
+    Returns:
+        [H, W, 3] uint8, RGB, on white.
+    """
+    gap, line = 8, 18  # px
+    height, width = tiles[0].shape[:2]
+    rows = -(-len(tiles) // columns)
+    size = (columns * (width + gap) + gap, rows * (height + line + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        row, column = divmod(place, columns)
+        left, top = gap + column * (width + gap), gap + row * (height + line + gap)
+        sheet.paste(Image.fromarray(tile), (left, top))
+        draw.text((left, top + height + 1), caption, "#333", font)
+    return np.asarray(sheet)
+
+
+def _device(name: str) -> str:
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table: Path, picture: Path) -> None:
+    first, last = np.floor(everyone.min() / BIN), np.floor(everyone.max() / BIN) + 1
+    edges = np.arange(first, last + 1) * BIN
+    counts = {"all": np.histogram(everyone, edges)[0], "chosen": np.histogram(chosen, edges)[0]}
+    with replacing(table) as path:
+        lines = [f"{low:.2f},{a},{c}" for low, a, c in zip(edges[:-1], *counts.values(), strict=True)]
+        path.write_text("\n".join(["similarity,all,chosen", *lines]) + "\n")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    axes.stairs(counts["all"], edges, fill=True, color="#c9d3dd", label=f"all {len(everyone):,} identities")
+    axes.stairs(counts["chosen"], edges, fill=True, color="#2f6690", label=f"the {len(chosen):,} chosen")
+    if edges[0] <= threshold <= edges[-1]:
+        axes.axvline(threshold, color="#b5482f", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+    axes.set(xlabel="cosine similarity to the nearest other identity", ylabel="identities")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with replacing(picture) as path:
+        figure.savefig(path, format="png", dpi=120)
+
+
+def _closest_pairs(
+    identities: np.ndarray, similarity: np.ndarray, index: np.ndarray, source: Source, path: Path
+) -> None:
+    tiles, captions, seen = [], [], set()
+    for row in np.argsort(-similarity, kind="stable"):
+        pair = frozenset((int(row), int(index[row])))
+        if pair in seen:
+            continue
+        seen.add(pair)
+        faces = [_first_image(source, int(identities[one])) for one in sorted(pair)]
+        tiles.append(np.hstack(faces))
+        captions.append(f"{' | '.join(str(identities[one]) for one in sorted(pair))}   {similarity[row]:.3f}")
+        if len(tiles) == CLOSEST:
+            break
+    with replacing(path) as partial:
+        Image.fromarray(contact_sheet(tiles, captions, columns=4)).save(partial, "png")
+
+
+def _first_image(source: Source, identity: int) -> np.ndarray:
+    sample = source.samples(identity)[0]
+    return decode(source.encoded(identity, sample), f"source image {identity}/{sample}")

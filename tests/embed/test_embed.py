@@ -1,0 +1,209 @@
+import json
+import zipfile
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from stages import embed
+from stages.embed import Encoder, identity_sums
+from stages.params import Embed, Params
+from stages.store import Shard, StoreError, encode, write_shard
+
+SIZE = 112
+INTS = np.random.default_rng(0)
+
+
+class TinyIResNet(nn.Module):
+    """The layers of an IResNet, few of each."""
+
+    def __init__(self, dimension: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1, bias=False), nn.BatchNorm2d(6), nn.PReLU(6))
+        self.block = nn.Sequential(
+            nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, 1, 1, bias=False), nn.PReLU(6), nn.BatchNorm2d(6)
+        )
+        self.output = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(294, dimension), nn.BatchNorm1d(dimension))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.output(x + self.block(x))
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
+    export(TinyIResNet().eval(), path)
+    return path
+
+
+def export(network: nn.Module, path, size: int = SIZE) -> None:
+    names = {"input_names": ["input"], "output_names": ["embedding"], "dynamic_axes": {"input": {0: "n"}}}
+    with pytest.warns(DeprecationWarning, match="legacy"):  # its successor needs onnxscript
+        torch.onnx.export(network, (torch.zeros(2, 3, size, size),), str(path), dynamo=False, **names)
+
+
+def images(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    """Noise over a level that differs by channel."""
+    levels = np.array([30, 120, 220])
+    return np.clip(levels + INTS.normal(0, 25, (count, height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def directly(path, batch: np.ndarray) -> np.ndarray:
+    """Embed with onnxruntime alone: RGB, (x - 127.5) / 127.5, channels first."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    values = (batch.astype(np.float32) - 127.5) / 127.5
+    return session.run(None, {"input": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})[0]
+
+
+def test_channels_and_scale_are_the_official_ones(onnx_file) -> None:
+    batch = images(5)
+    raw = Encoder(onnx_file).embed(batch)
+    assert raw.dtype == np.float32
+    np.testing.assert_allclose(raw, directly(onnx_file, batch), atol=1e-5)
+    assert np.abs(raw - directly(onnx_file, batch[..., ::-1])).max() > 0.1  # else the test could not tell
+
+
+def test_an_embedding_depends_on_its_image_alone(onnx_file) -> None:
+    batch, encoder = images(9), Encoder(onnx_file, threads=1)
+    together = encoder.embed(batch)
+    np.testing.assert_array_equal(np.concatenate([encoder.embed(batch[:4]), encoder.embed(batch[4:])]), together)
+    np.testing.assert_array_equal(Encoder(onnx_file, threads=2).embed(batch[::-1])[::-1], together)
+
+
+def test_foreign_encoders_are_refused(tmp_path) -> None:
+    with pytest.raises(StoreError, match=r"embed\.encoder"):
+        Encoder(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no network")
+    with pytest.raises(StoreError, match=r"text\.onnx: not an ONNX file"):
+        Encoder(tmp_path / "text.onnx")
+    export(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), tmp_path / "small.onnx", size=96)
+    with pytest.raises(StoreError, match="96"):
+        Encoder(tmp_path / "small.onnx")
+
+
+@pytest.fixture
+def root(tmp_path, onnx_file):
+    """Two zips of 3 + 2 identities and a target of 4 images, of which one is 150 x 130."""
+    source, target = tmp_path / "data/source", tmp_path / "data/target"
+    source.mkdir(parents=True)
+    target.mkdir()
+    for first, last in ((0, 2), (10, 11)):
+        with zipfile.ZipFile(source / f"subjects_{first}-{last}_3_imgs.zip", "w") as archive:
+            for identity in range(first, last + 1):
+                for sample, image in enumerate(images(3)):
+                    archive.writestr(f"{identity}/{sample}.png", encode(image))
+    with zipfile.ZipFile(target / "target.zip", "w") as archive:
+        for number, image in enumerate([*images(3), images(1, 150, 130)[0]]):
+            archive.writestr(f"{number}.png", encode(image))
+    return tmp_path
+
+
+@pytest.fixture
+def params(onnx_file) -> Params:
+    return Params(embed=Embed(encoder=str(onnx_file), batch_size=4))
+
+
+def pictures(path, names) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        read = [cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR) for name in names]
+    return np.stack([cv2.resize(image[..., ::-1], (SIZE, SIZE), interpolation=cv2.INTER_AREA) for image in read])
+
+
+def test_run_embeds_every_image(root, params, onnx_file) -> None:
+    embed.run(params, root)
+    assert sorted(path.name for path in (root / "data/embed/source").iterdir()) == [
+        "subjects_0-2_3_imgs.h5",
+        "subjects_10-11_3_imgs.h5",
+    ]
+    with Shard(root / "data/embed/source/subjects_10-11_3_imgs.h5") as shard:
+        keys = list(zip(shard["identity"].tolist(), shard["sample"].tolist(), strict=True))
+        assert keys == [(10, 0), (10, 1), (10, 2), (11, 0), (11, 1), (11, 2)]
+        assert [shard[name].dtype for name in ("identity", "sample", "embedding", "norm")] == ["i8", "i4", "f4", "f4"]
+        raw = shard["embedding"] * shard["norm"][:, None]
+        np.testing.assert_allclose(np.linalg.norm(shard["embedding"], axis=1), 1, atol=1e-6)
+    names = [f"{identity}/{sample}.png" for identity, sample in keys]
+    expected = directly(onnx_file, pictures(root / "data/source/subjects_10-11_3_imgs.zip", names))
+    np.testing.assert_allclose(raw, expected, atol=1e-5)
+    with Shard(root / "data/embed/target.h5") as shard:
+        assert shard["name"].tolist() == [b"0.png", b"1.png", b"2.png", b"3.png"]
+        raw = shard["embedding"] * shard["norm"][:, None]
+    names = ["0.png", "1.png", "2.png", "3.png"]
+    np.testing.assert_allclose(raw, directly(onnx_file, pictures(root / "data/target/target.zip", names)), atol=1e-5)
+
+
+def test_metrics_are_those_of_a_loop(root, params) -> None:
+    embed.run(params, root)
+    rows: dict[int, list[np.ndarray]] = {}
+    norms = []
+    for path in sorted((root / "data/embed/source").iterdir()):
+        with Shard(path) as shard:
+            norms += shard["norm"].tolist()
+            for identity, row in zip(shard["identity"].tolist(), shard["embedding"].astype(np.float64), strict=True):
+                rows.setdefault(identity, []).append(row)
+    prototypes = {one: np.mean(rows[one], 0) / np.linalg.norm(np.mean(rows[one], 0)) for one in rows}
+    genuine = [row @ prototypes[one] for one in rows for row in rows[one]]
+    impostor = [prototypes[a] @ prototypes[b] for a in rows for b in rows if a < b]
+    metrics = json.loads((root / "metrics/embed.json").read_text())
+    counts = {name: metrics[name] for name in ("identities", "source_images", "target_images", "dimension")}
+    assert counts == {"identities": 5, "source_images": 15, "target_images": 4, "dimension": 8}
+    assert metrics["source_norm"] == pytest.approx(np.mean(norms), abs=1e-3)
+    assert metrics["genuine_cosine"] == pytest.approx(np.mean(genuine), abs=1e-3)
+    assert metrics["impostor_cosine"] == pytest.approx(np.mean(impostor), abs=1e-3)
+
+
+def test_run_goes_on_where_it_stopped(root, params, monkeypatch) -> None:
+    embed.run(params, root)
+    shards = sorted((root / "data/embed").rglob("*.h5"))
+    first = {path: path.read_bytes() for path in shards}
+    times = {path: path.stat().st_mtime_ns for path in shards}
+    lost = root / "data/embed/source/subjects_10-11_3_imgs.h5"
+    lost.unlink()
+    (root / "data/embed/source/subjects_5-6_3_imgs.h5").write_bytes(b"of a zip that is gone")
+    embed.run(replace(params, embed=replace(params.embed, batch_size=5)), root)
+    assert {path: path.read_bytes() for path in sorted((root / "data/embed").rglob("*.h5"))} == first
+    assert [path for path in shards if path.stat().st_mtime_ns != times[path]] == [lost]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_an_embedding_that_is_none_names_the_image(root, params, monkeypatch, value: float) -> None:
+    original = Encoder.embed
+
+    def broken(self: Encoder, batch: list[np.ndarray]) -> np.ndarray:
+        raw = original(self, batch)
+        raw[2:] = value
+        return raw
+
+    monkeypatch.setattr(Encoder, "embed", broken)
+    with pytest.raises(StoreError, match=r"subjects_0-2_3_imgs\.zip: 0/2\.png: .* norm"):
+        embed.run(params, root)
+    assert not list((root / "data/embed").rglob("*"))
+    assert not (root / "metrics").exists()
+
+
+def test_an_image_that_does_not_decode_is_named(root, params) -> None:
+    with zipfile.ZipFile(root / "data/target/target.zip", "a") as archive:
+        archive.writestr("4.png", b"no picture")
+    with pytest.raises(StoreError, match=r"target\.zip: 4\.png"):
+        embed.run(params, root)
+
+
+def test_identity_sums_over_shards(tmp_path) -> None:
+    rows = INTS.standard_normal((6, 4)).astype(np.float32)
+    write_shard(tmp_path / "a.h5", {"identity": np.array([9, 3, 9]), "embedding": rows[:3]}, fingerprint="")
+    write_shard(tmp_path / "b.h5", {"identity": np.array([5, 5, 5]), "embedding": rows[3:]}, fingerprint="")
+    identities, sums, counts = identity_sums([tmp_path / "b.h5", tmp_path / "a.h5"])
+    assert (identities.tolist(), counts.tolist()) == ([3, 5, 9], [1, 3, 2])
+    np.testing.assert_allclose(sums, [rows[1], rows[3:].sum(0), rows[0] + rows[2]], atol=1e-6)
+
+
+def test_an_identity_in_two_shards_is_an_error(tmp_path) -> None:
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.h5", {"identity": np.array([4]), "embedding": np.ones((1, 2))}, fingerprint="")
+    with pytest.raises(StoreError, match="identity 4"):
+        identity_sums(tmp_path.glob("*.h5"))
