@@ -7,7 +7,6 @@ their own names: no number of rendered people is a number of LFW.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

@@ -165,7 +165,9 @@ def in_processes(work: Callable[[A], B], items: Iterable[A], workers: int = 0) -
     Raises:
         StoreError: a process died.
     """
-    workers = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    workers = workers or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     ahead: deque[Future[B]] = deque()
     with (
         _one_thread_each(),
@@ -327,9 +329,7 @@ def write_zip(path: Path, pictures: Iterator[list[Picture]], subjects: Iterable[
 def population(path: Path, name: str, subjects: range, images_per_id: int, look: Look, size: int, seed: int) -> Dataset:
     """A zip of people 0, 1, … of a population (`WORLD_RANGES`), in DigiFace-1M's layout."""
     shots = tuple(Shot(sample) for sample in range(images_per_id))
-    stamp = fingerprint(
-        ASSETS, name, subjects.start, subjects.stop, images_per_id, look, size, seed, code=["world"]
-    )
+    stamp = fingerprint(ASSETS, name, subjects.start, subjects.stop, images_per_id, look, size, seed, code=["world"])
     portraits = [Portrait(WORLD_RANGES[name] + subject, shots, look, size, seed) for subject in subjects]
     return Dataset(path, stamp, portraits, partial(write_zip, subjects=subjects, stamp=stamp))
 

@@ -18,7 +18,9 @@ def photograph(portrait: Portrait) -> list[Picture]:
         for frame in range(len(shot.frames))
     ]
     codec = "png" if portrait.crop == "none" else "jpeg"
-    return [Picture(encode(picture(name), codec), np.full((5, 2), 8.0), 0.75, 1 - k % 2) for k, name in enumerate(names)]
+    return [
+        Picture(encode(picture(name), codec), np.full((5, 2), 8.0), 0.75, 1 - k % 2) for k, name in enumerate(names)
+    ]
 
 
 def picture(name: str) -> np.ndarray:

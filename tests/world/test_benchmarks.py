@@ -62,7 +62,9 @@ def test_folds_are_derangements(people):
 def test_age_pairs_show_two_heads_a_person():
     portraits = benchmarks.pair_benchmark(Path("x"), "age", 40, 112, 0).portraits
     assert len(portraits) == 40
-    assert [portrait.identity for portrait in portraits[:4]] == [portraits[0].identity] * 2 + [portraits[2].identity] * 2
+    assert [portrait.identity for portrait in portraits[:4]] == [portraits[0].identity] * 2 + [
+        portraits[2].identity
+    ] * 2
     assert portraits[0].shots[0].sample != portraits[1].shots[0].sample
 
 
