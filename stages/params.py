@@ -37,21 +37,25 @@ class Fetch:
     target_ids: int = 100
     target_images_per_id: int = 4
     target_size: int = 112  # px
-    pairs: int = 300  # per embedded pair benchmark, a multiple of 20 (10 folds, half of them genuine)
+    pairs: int = 300  # per embedded pair benchmark, a multiple of 20 from 40 (10 folds, half of them genuine)
     templates: int = 60  # identities of the embedded template benchmark
-    group_pairs: int = 100  # per group, a multiple of 20
+    group_pairs: int = 100  # per group, a multiple of 20 from 40
     workers: int = 0  # processes; 0 is one a core
 
     def __post_init__(self) -> None:
-        check(
-            self.pairs % 20 == 0,
-            f"fetch.pairs is {self.pairs}: 10 folds of as many genuine as impostor pairs need a multiple of 20",
-        )
-        check(
-            self.group_pairs % 20 == 0,
-            f"fetch.group_pairs is {self.group_pairs}: it must be a multiple of 20",
-        )
-        check(self.source_size >= 32, f"fetch.source_size is {self.source_size} px: at least 32")
+        for name in ("pairs", "group_pairs"):
+            count = getattr(self, name)
+            check(
+                count >= 40 and count % 20 == 0,
+                f"fetch.{name} is {count}: 10 folds of as many genuine as impostor pairs need a multiple of 20 from 40",
+            )
+        for name in ("source_images_per_id", "source_ids_per_zip", "target_ids", "target_images_per_id"):
+            check(getattr(self, name) >= 1, f"fetch.{name} is {getattr(self, name)}: at least 1")
+        for name in ("source_size", "target_size"):
+            check(getattr(self, name) >= 32, f"fetch.{name} is {getattr(self, name)} px: at least 32")
+        check(self.templates >= 2, f"fetch.templates is {self.templates}: an impostor pair needs at least 2")
+        check(self.world_seed >= 0, f"fetch.world_seed is {self.world_seed}: at least 0")
+        check(self.workers >= 0, f"fetch.workers is {self.workers}: at least 0, which is one a core")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Filter:
 
     score: str = "max"  # max | mean cosine similarity to the other identities (the paper does not say which)
     threshold: float = 0.5  # cosine; pairs above it are counted in the metrics
-    block: int = 2048  # rows of a block of the similarity matrix
+    block: int = 1024  # lines of a block of the similarity matrix; the result does not depend on it
     device: str = "auto"  # auto | cpu | cuda
 
     def __post_init__(self) -> None:
@@ -100,27 +104,42 @@ class Align:
 class Train:
     """The face recognition network."""
 
-    backbone: str = "iresnet_tiny"  # a name of stages.train.backbones.create_backbone
+    backbone: str = "iresnet_tiny"  # ir_18 | ir_50 | ir_101 | iresnet18 | iresnet50 | iresnet100 | iresnet_tiny
     head: str = "adaface"  # adaface | arcface | cosface
-    margin: float = 0.4
+    margin: float = 0.4  # AdaFace's and CosFace's; ArcFace's is 0.5 (radians)
     scale: float = 64.0
     h: float = 0.333  # AdaFace's concentration
-    t_alpha: float = 0.01  # AdaFace's EMA weight of the norm statistics; the paper's, not the class default
+    t_alpha: float = 0.01  # AdaFace's weight of the newest batch in its norm statistics; the paper's value
     epochs: int = 8
     batch_size: int = 64
     lr: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 5e-4  # on all but batch norms
+    clip: float = 0.0  # gradient norm; 0 is off, as AdaFace; insightface clips at 5
     schedule: str = "cosine"  # cosine | multistep
-    milestones: tuple[int, ...] = ()  # epochs
-    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()  # epochs at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26
+    warmup_epochs: float = 0.0  # lr rises linearly from 0
     augment: float = 0.2  # probability of each of AdaFace's three augmentations
-    flip: float = 0.5
-    precision: str = "fp32"  # fp32 | bf16 | fp16
+    flip: float = 0.5  # probability
+    precision: str = "fp32"  # fp32 | bf16 | fp16 (GPU only)
     threads: int = 2  # of torch on a CPU; results are equal for equal thread counts
-    workers: int = 0
-    checkpoint_every: int = 1  # epochs
-    device: str = "auto"
+    workers: int = 0  # processes that read and augment; 0 is the training process itself
+    checkpoint_minutes: float = 1.0
+    device: str = "auto"  # auto | cpu | cuda
+
+    def __post_init__(self) -> None:
+        heads = ("adaface", "arcface", "cosface")
+        check(self.head in heads, f"train.head is {self.head!r}: one of {', '.join(heads)}")
+        check(self.schedule in ("cosine", "multistep"), f"train.schedule is {self.schedule!r}: cosine or multistep")
+        check(self.precision in ("fp32", "bf16", "fp16"), f"train.precision is {self.precision!r}: fp32, bf16 or fp16")
+        check(self.device in ("auto", "cpu", "cuda"), f"train.device is {self.device!r}: auto, cpu or cuda")
+        check(self.epochs >= 1, f"train.epochs is {self.epochs}: at least 1")
+        check(self.batch_size >= 2, f"train.batch_size is {self.batch_size}: at least 2, for the batch norms")
+        check(self.lr > 0, f"train.lr is {self.lr}: greater than 0")
+        check(self.threads >= 1, f"train.threads is {self.threads}: at least 1")
+        check(0 <= self.warmup_epochs < self.epochs, f"train.warmup_epochs is {self.warmup_epochs}: in [0, epochs)")
+        for name in ("augment", "flip"):
+            check(0 <= getattr(self, name) <= 1, f"train.{name} is {getattr(self, name)}: a probability")
 
 
 @dataclass(frozen=True)
