@@ -1,0 +1,418 @@
+"""MTCNN: boxes and five landmarks of the faces in a batch of images.
+
+Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks" (2016): P-Net
+proposes square boxes at every level of an image pyramid, R-Net and O-Net look at the crops again and refine them. The
+arithmetic is facenet-pytorch's (`models/utils/detect_face.py`), which detects one image at a time or a batch of one
+size; here every level of all images is one batch, and so are all crops. Both resize by area, which an integral image
+gives exactly for any window: the crops of the whole batch are four gathers.
+
+The weights are the original ones, read from the files of the `mtcnn` package (whose code imports TensorFlow and is
+not run). The modules bear the names of AdaFace's port (`face_alignment/mtcnn_pytorch/src/get_nets.py`), whose
+checkpoints load as they are.
+
+Notation: b images of h x w pixels, n boxes (x1, y1, x2, y2) in pixels of the image, RGB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.store import StoreError
+
+CELL, STRIDE = 12, 2  # px: P-Net's receptive field, and how far apart its outputs are
+CROPS = 64  # of a pass through R- or O-Net: their activations stay in the cache
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The faces of one image, the largest box first.
+
+    boxes: [k, 4] float32, x1, y1, x2, y2 in px; scores: [k] float32, O-Net's probability; landmarks: [k, 5, 2]
+    float32, x and y in px of the left eye, right eye, nose, left and right corner of the mouth (as seen).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class _Flatten(nn.Module):
+    """[n, c, h, w] -> [n, w h c]: the order of the Caffe (MATLAB) original's dense layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 3).flatten(1)
+
+
+class _PReLU(nn.PReLU):
+    """PReLU over whole rows of a channels-last map: torch's own takes a handful of channels at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(n * h, w * c)
+        return F.prelu(rows, self.weight.repeat(w)).view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class _MaxPool(nn.Module):
+    """Max pooling of stride 2 in ceil mode, one axis after the other: much faster than torch's on few channels."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in ("rows", "columns"):
+            outputs = (x.shape[2] - self.kernel + 1) // 2 + 1
+            first, *others = (x[:, :, k::2][:, :, :outputs] for k in range(self.kernel))
+            most = first.clone()
+            for other in others:
+                part = most[:, :, : other.shape[2]]  # the last window may reach beyond the border
+                torch.maximum(part, other, out=part)
+            x = most.transpose(2, 3)
+        return x
+
+
+def _convolution(number: int, inputs: int, outputs: int, kernel: int = 3) -> dict[str, nn.Module]:
+    return {f"conv{number}": nn.Conv2d(inputs, outputs, kernel), f"prelu{number}": _PReLU(outputs)}
+
+
+def _dense(number: int, inputs: int, outputs: int) -> dict[str, nn.Module]:
+    return {"flatten": _Flatten(), f"conv{number}": nn.Linear(inputs, outputs), f"prelu{number}": nn.PReLU(outputs)}
+
+
+def _pool(number: int, kernel: int) -> dict[str, nn.Module]:
+    return {f"pool{number}": _MaxPool(kernel)}
+
+
+class PNet(nn.Module):
+    """[n, 3, h, w] in [-1, 1] -> face probability [n, h', w'] and box offsets [n, 4, h', w'], h' about h / 2 - 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            OrderedDict(_convolution(1, 3, 10) | _pool(1, 2) | _convolution(2, 10, 16) | _convolution(3, 16, 32))
+        )
+        self.conv4_1 = nn.Conv2d(32, 2, 1)
+        self.conv4_2 = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and offsets of every cell."""
+        x = self.features(x)
+        return self.conv4_1(x).softmax(1)[:, 1], self.conv4_2(x)
+
+
+class RNet(nn.Module):
+    """[n, 3, 24, 24] in [-1, 1] -> face probability [n] and box offsets [n, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            OrderedDict(
+                _convolution(1, 3, 28)
+                | _pool(1, 3)
+                | _convolution(2, 28, 48)
+                | _pool(2, 3)
+                | _convolution(3, 48, 64, 2)
+                | _dense(4, 576, 128)
+            )
+        )
+        self.conv5_1 = nn.Linear(128, 2)
+        self.conv5_2 = nn.Linear(128, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and offsets of every crop."""
+        x = self.features(x)
+        return self.conv5_1(x).softmax(1)[:, 1], self.conv5_2(x)
+
+
+class ONet(nn.Module):
+    """[n, 3, 48, 48] in [-1, 1] -> face probability [n], box offsets [n, 4], landmarks [n, 10] (five x, five y)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            OrderedDict(
+                _convolution(1, 3, 32)
+                | _pool(1, 3)
+                | _convolution(2, 32, 64)
+                | _pool(2, 3)
+                | _convolution(3, 64, 64)
+                | _pool(3, 2)
+                | _convolution(4, 64, 128, 2)
+                | _dense(5, 1152, 256)
+            )
+        )
+        self.conv6_1 = nn.Linear(256, 2)
+        self.conv6_2 = nn.Linear(256, 4)
+        self.conv6_3 = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probability, offsets and landmarks (as fractions of the crop) of every crop."""
+        x = self.features(x)
+        return self.conv6_1(x).softmax(1)[:, 1], self.conv6_2(x), self.conv6_3(x)
+
+
+def official_weights(name: str) -> list[np.ndarray]:
+    """The arrays of `pnet`, `rnet` or `onet` in the `mtcnn` package: HWIO kernels, [in, out] dense layers.
+
+    Raises:
+        StoreError: the package is not installed, or is not one that carries the weights as files.
+    """
+    spec = find_spec("mtcnn")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "assets" / "weights" / f"{name}.lz4"
+        if path.is_file():
+            return joblib.load(path)
+    raise StoreError(f"{name}.lz4: not found in the `mtcnn` package; install mtcnn >= 1.0.0, which carries it")
+
+
+def load_official(net: nn.Module, name: str) -> None:
+    """Fill a net with the original weights. The files hold the heads in the order offsets, landmarks, probability."""
+    heads = sorted(key for key, _ in net.named_children() if key != "features")
+    order = ["features", *heads[1:], heads[0]]
+    state = net.state_dict()
+    names = [key for part in order for key in state if key.startswith(f"{part}.")]
+    for key, array in zip(names, official_weights(name), strict=True):
+        weight = torch.from_numpy(np.array(array))
+        if state[key].ndim == 4:
+            weight = weight.permute(3, 2, 0, 1)
+        elif state[key].ndim == 2:
+            weight = weight.T
+        state[key].copy_(weight.reshape(state[key].shape))
+
+
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *, inclusive: bool = False) -> Tensor:
+    """Non-maximum suppression within each group, all groups at once.
+
+    Round by round, the best remaining box of every group is kept and those that overlap it too much go: as many rounds
+    as the fullest group keeps boxes. A box's coordinates are never shifted, so a group's result does not depend on the
+    others.
+
+    Args:
+        boxes: [n, 4] float32.
+        scores: [n] float32.
+        groups: [n] int64, any labels.
+        threshold: overlap above which the lower of two boxes goes.
+        inclusive: pixel-inclusive areas, and the overlap is over the smaller area instead of the union: O-Net's.
+
+    Returns:
+        [m] int64, the kept indices, by group and falling score.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    kept = []
+    boxes, groups, margin = boxes[order], groups[order], float(inclusive)
+    areas = (boxes[:, 2:] - boxes[:, :2] + margin).prod(1)
+    while len(order):
+        first = torch.ones_like(groups, dtype=torch.bool)
+        first[1:] = groups[1:] != groups[:-1]
+        kept.append(order[first])
+        leader = first.nonzero()[first.cumsum(0) - 1, 0]
+        sides = torch.minimum(boxes[:, 2:], boxes[leader, 2:]) - torch.maximum(boxes[:, :2], boxes[leader, :2])
+        common = (sides + margin).clamp_(min=0).prod(1)
+        whole = torch.minimum(areas, areas[leader]) if inclusive else areas + areas[leader] - common
+        stay = (common / whole <= threshold) & ~first
+        order, boxes, groups, areas = order[stay], boxes[stay], groups[stay], areas[stay]
+    return torch.cat(kept) if kept else order
+
+
+class AreaResizer:
+    """Area resizing (`interpolate(mode="area")`) of any integer window of a batch of images, by integral images.
+
+    The three channels share one 64-bit integer, so that a window's sums cost four reads. The integral overflows, but
+    the difference of its corners is right modulo 2^64, and a window's sums fit their 21 bits in images of up to about
+    1,000 px; larger ones take an integer for each channel. All sums are exact: a mean is the same whatever was resized
+    with it.
+
+    Args:
+        images: [b, h, w, 3] uint8.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.height, self.width = images.shape[1:3]
+        window = min(self.height, self.width) // CELL + 2  # px: the longest side, at the pyramid's last level
+        self.channels = 3 if 255 * window**2 < 1 << 21 else 1  # of an integer
+        self.bits = 63 // self.channels
+        values = images.permute(3, 0, 1, 2).long().unflatten(0, (-1, self.channels))
+        packed = torch.stack([values[:, k] << self.bits * k for k in range(self.channels)]).sum(0)
+        self.integral = F.pad(packed.cumsum(2).cumsum(3), (1, 0, 1, 0))  # [planes, b, h + 1, w + 1]
+
+    def level(self, height: int, width: int) -> Tensor:
+        """All images at another size: [b, 3, height, width] float32, as the networks take it."""
+        whole = self.integral.new_tensor([[0, self.height], [0, self.width]])[..., None]
+        (y0,), (y1,) = _windows(*whole[0], height)
+        (x0,), (x1,) = _windows(*whole[1], width)
+        rows = self.integral.index_select(2, y1) - self.integral.index_select(2, y0)
+        sums = rows.index_select(3, x1) - rows.index_select(3, x0)
+        return self._normalised(sums, (y1 - y0)[:, None] * (x1 - x0))
+
+    def crops(self, image: Tensor, begin: Tensor, end: Tensor, size: int) -> Tensor:
+        """Windows `begin` to `end` ([n, 2] int, x and y, end exclusive) of images [n]: [n, 3, size, size] float32."""
+        x0, x1 = _windows(begin[:, 0], end[:, 0], size)
+        y0, y1 = _windows(begin[:, 1], end[:, 1], size)
+        flat = self.integral.flatten(1)
+
+        def corner(y: Tensor, x: Tensor) -> Tensor:
+            row = (image[:, None] * (self.height + 1) + y) * (self.width + 1)
+            index = row[:, :, None] + x[:, None]
+            return flat.index_select(1, index.flatten()).unflatten(1, index.shape)
+
+        sums = corner(y1, x1) - corner(y1, x0) - corner(y0, x1) + corner(y0, x0)
+        return self._normalised(sums, (y1 - y0)[:, :, None] * (x1 - x0)[:, None])
+
+    def _normalised(self, sums: Tensor, areas: Tensor) -> Tensor:
+        means = torch.empty(*sums.shape[1:], 3, device=sums.device)
+        for channel in range(3):
+            plane, k = divmod(channel, self.channels)
+            means[..., channel] = (sums[plane] >> self.bits * k) & ((1 << self.bits) - 1)
+        return means.div_(areas[..., None]).sub_(127.5).mul_(0.0078125).permute(0, 3, 1, 2)
+
+
+def _windows(begin: Tensor, end: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """First and last edge of adaptive pooling's `size` windows over [begin, end): two [n, size] int."""
+    step = torch.arange(size, device=begin.device)
+    length = (end - begin)[:, None]
+    first = step * length // size
+    last = -(-(step + 1) * length // size)
+    return begin[:, None] + first, begin[:, None] + last
+
+
+def _refined(boxes: Tensor, offsets: Tensor, margin: float) -> Tensor:
+    """Boxes moved by the networks' offsets, which are fractions of their sides."""
+    sides = boxes[:, 2:] - boxes[:, :2] + margin
+    return boxes + offsets * sides.repeat(1, 2)
+
+
+def _squared(boxes: Tensor) -> Tensor:
+    """The squares of the longer side about the boxes' centres."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    longer = sides.amax(1, keepdim=True)
+    corner = boxes[:, :2] + sides * 0.5 - longer * 0.5
+    return torch.cat([corner, corner + longer], 1)
+
+
+class MTCNN:
+    """The detector; defaults are facenet-pytorch's.
+
+    Args:
+        thresholds: least probability of P-, R- and O-Net.
+        factor: of the image pyramid, in (0, 1).
+        min_face: smallest face in px.
+        device: of torch.
+    """
+
+    def __init__(
+        self,
+        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
+        factor: float = 0.709,
+        min_face: int = 20,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.thresholds, self.factor, self.min_face, self.device = thresholds, factor, min_face, torch.device(device)
+        self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
+        for name, net in (("pnet", self.pnet), ("rnet", self.rnet), ("onet", self.onet)):
+            load_official(net, name)
+            net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    def scales(self, height: int, width: int) -> list[float]:
+        """Of the pyramid: from `min_face` px to the receptive field, down to the last level that P-Net fits in."""
+        scale, scales = CELL / self.min_face, []
+        side = min(height, width) * scale
+        while side >= CELL:
+            scales.append(scale)
+            scale, side = scale * self.factor, side * self.factor
+        return scales
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Find the faces of images of any sizes; those of one size go through the networks together.
+
+        Args:
+            images: [h, w, 3] uint8 RGB each.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        found: dict[int, Detections] = {}
+        for indices in groups.values():
+            batch = torch.from_numpy(np.stack([images[index] for index in indices])).to(self.device)
+            found.update(zip(indices, self._detect(batch), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _detect(self, images: Tensor) -> list[Detections]:
+        b, h, w, _ = images.shape
+        resizer = AreaResizer(images)
+        boxes, image = self._propose(resizer, h, w)
+        boxes, image = self._refine(resizer, boxes, image)
+        boxes, scores, landmarks, image = self._output(resizer, boxes, image)
+
+        sizes = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        order = sizes.argsort(descending=True, stable=True)
+        order = order[image[order].argsort(stable=True)]
+        counts = image.bincount(minlength=b).tolist()
+        columns = [column[order].cpu().split(counts) for column in (boxes, scores, landmarks)]
+        return [Detections(*(column.numpy() for column in row)) for row in zip(*columns, strict=True)]
+
+    def _propose(self, resizer: AreaResizer, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """P-Net on every level: square boxes [n, 4] and the images [n] they lie in."""
+        levels = []
+        for scale in self.scales(h, w):
+            scores, offsets = self.pnet(resizer.level(int(h * scale + 1), int(w * scale + 1)))
+            image, row, column = (scores >= self.thresholds[0]).nonzero(as_tuple=True)
+            corner = STRIDE * torch.stack([column, row], 1).float() + 1
+            boxes = torch.cat([(corner / scale).floor(), ((corner + CELL - 1) / scale).floor()], 1)
+            scores, offsets = scores[image, row, column], offsets[image, :, row, column]
+            kept = suppress(boxes, scores, image, 0.5)
+            levels.append((boxes[kept], offsets[kept], scores[kept], image[kept]))
+        if not levels:  # smaller than min_face
+            return torch.zeros(0, 4, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
+        boxes, offsets, scores, image = map(torch.cat, zip(*levels, strict=True))
+        kept = suppress(boxes, scores, image, 0.7)
+        return _squared(_refined(boxes[kept], offsets[kept], 0)), image[kept]
+
+    def _refine(self, resizer: AreaResizer, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """R-Net on the proposals: fewer and better squares."""
+        boxes, image, (scores, offsets) = self._look(self.rnet, resizer, boxes, image, 24)
+        face = scores > self.thresholds[1]
+        boxes, image, scores, offsets = boxes[face], image[face], scores[face], offsets[face]
+        kept = suppress(boxes, scores, image, 0.7)
+        return _squared(_refined(boxes[kept], offsets[kept], 1)), image[kept]
+
+    def _output(self, resizer: AreaResizer, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """O-Net on what is left: boxes [k, 4], scores [k], landmarks [k, 5, 2], images [k]."""
+        boxes, image, (scores, offsets, points) = self._look(self.onet, resizer, boxes, image, 48)
+        face = scores > self.thresholds[2]
+        boxes, image, scores, offsets, points = boxes[face], image[face], scores[face], offsets[face], points[face]
+        sides = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]
+        landmarks = points.unflatten(1, (2, 5)).transpose(1, 2) * sides + boxes[:, None, :2] - 1
+        boxes = _refined(boxes, offsets, 1)
+        kept = suppress(boxes, scores, image, 0.7, inclusive=True)
+        return boxes[kept], scores[kept], landmarks[kept], image[kept]
+
+    def _look(
+        self, net: nn.Module, resizer: AreaResizer, boxes: Tensor, image: Tensor, size: int
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run a network on the boxes' crops; boxes are 1-based, and one with nothing inside the image is dropped."""
+        limit = torch.tensor([resizer.width, resizer.height], device=self.device)
+        begin = boxes[:, :2].trunc().long().clamp(min=1) - 1
+        end = boxes[:, 2:].trunc().long().minimum(limit)
+        inside = (begin < end).all(1)
+        boxes, image, begin, end = boxes[inside], image[inside], begin[inside], end[inside]
+        parts = [
+            net(resizer.crops(image[i : i + CROPS], begin[i : i + CROPS], end[i : i + CROPS], size))
+            for i in range(0, max(len(boxes), 1), CROPS)
+        ]
+        return boxes, image, [torch.cat(column) for column in zip(*parts, strict=True)]
