@@ -16,7 +16,6 @@ Notation: n images, t templates, p pairs, d dimensions, q probes, g gallery temp
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import numba
@@ -34,18 +33,6 @@ class Variant:
     norm: bool = True
     detector: bool = True
     flip: bool = True
-
-    @classmethod
-    def parse(cls, name: str) -> Variant:
-        """Read `N1D1F1`.
-
-        Raises:
-            ValueError: not of that form.
-        """
-        match = re.fullmatch(r"N([01])D([01])F([01])", name)
-        if not match:
-            raise ValueError(f"template variant {name!r}: N, D and F, each followed by 0 or 1, as in N1D1F1")
-        return cls(*(digit == "1" for digit in match.groups()))
 
     def __str__(self) -> str:
         return f"N{self.norm:d}D{self.detector:d}F{self.flip:d}"
@@ -65,21 +52,24 @@ def contributions(views: np.ndarray, detector_scores: np.ndarray, variant: Varia
         broken = int(np.argmin(np.isfinite(squared)))
         raise ValueError(f"the embedding of image {broken} is not finite: the network is broken or its input is")
     if not variant.norm:
-        features /= np.sqrt(squared)[:, None]
+        unit(features)
     if variant.detector:
         features *= detector_scores.astype(features.dtype)[:, None]
     return features
 
 
-def pool(features: np.ndarray, template: np.ndarray, media: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pool(
+    features: np.ndarray, image: np.ndarray, template: np.ndarray, media: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean within a medium, sum over the media of a template, unit length.
 
     Two sparse matrices of ones do the sums, in the order and precision of the official loops.
 
     Args:
-        features: [n, d] what each row contributes.
-        template: [n] int, the template of each row; rows come in any order.
-        media: [n] int, the medium of each row; the same number in another template is another medium.
+        features: [n, d] what each image contributes.
+        image: [r] int, the image of each row; rows come in any order.
+        template: [r] int, the template of each row.
+        media: [r] int, the medium of each row; the same number in another template is another medium.
 
     Returns:
         ids [t] int64, rising, and the templates [t, d] float64, unit norm.
@@ -88,17 +78,17 @@ def pool(features: np.ndarray, template: np.ndarray, media: np.ndarray) -> tuple
     _, medium_of_row = np.unique(media, return_inverse=True)
     keys = template_of_row.astype(np.int64) * (medium_of_row.max() + 1) + medium_of_row
     _, first, medium_of_row, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    means = _membership(medium_of_row, len(sizes), features.dtype) @ features
+    means = _membership(medium_of_row, len(sizes), image, len(features), features.dtype) @ features
     means /= sizes.astype(features.dtype)[:, None]
-    sums = _membership(template_of_row[first], len(ids), features.dtype) @ means
+    sums = _membership(template_of_row[first], len(ids), np.arange(len(sizes)), len(sizes), features.dtype) @ means
     return ids.astype(np.int64), unit(sums.astype(np.float64))
 
 
-def _membership(group: np.ndarray, groups: int, dtype: np.dtype) -> sparse.csr_array:
-    """[groups, n] matrix with a one where row n belongs to the group; rows keep their order within a group."""
+def _membership(group: np.ndarray, groups: int, member: np.ndarray, members: int, dtype: np.dtype) -> sparse.csr_array:
+    """[groups, members] matrix with a one for each row (group, member); a group's members keep the rows' order."""
     order = np.argsort(group, kind="stable")
     offsets = np.r_[0, np.cumsum(np.bincount(group, minlength=groups))]
-    return sparse.csr_array((np.ones(len(group), dtype), order, offsets), shape=(groups, len(group)))
+    return sparse.csr_array((np.ones(len(group), dtype), member[order], offsets), shape=(groups, members))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

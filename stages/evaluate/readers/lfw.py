@@ -14,7 +14,7 @@ from stages.evaluate.benchmarks import Images, Pairs
 from stages.evaluate.readers.folder import folder_images
 from stages.evaluate.readers.text import broken, read_rows
 from stages.fetch.images import ImageArchive
-from stages.store import StoreError
+from stages.store import StoreError, fingerprint
 
 
 def read_lfw(path: Path, archive: Path) -> Pairs:
@@ -59,5 +59,6 @@ def read_lfw(path: Path, archive: Path) -> Pairs:
     if archive.is_dir():
         chosen = folder_images(archive, names)
     else:
-        chosen = Images(names, lambda index: images.encoded(names[index]), images.digest())
+        digest = fingerprint(images.digest(), names)
+        chosen = Images(names, lambda index: images.encoded(names[index]), digest)
     return Pairs(archive.stem, chosen, first, second, same.astype(bool), folds)

@@ -1,0 +1,120 @@
+"""What a weights file is, without running anything in it: `r2r inspect FILE`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from stages.store import StoreError
+from stages.train.backbones import BACKBONES, create_on_meta
+
+# Names that only this network has among the official ones the project reads (facts of their state_dicts).
+OTHERS = {
+    "position_emb": "CodeFormer",
+    "quantize.embedding.weight": "CodeFormer's VQGAN",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": "a Stable Diffusion 1.5 UNet",
+    "encoder.down_blocks.0.resnets.0.conv1.weight": "a diffusers VAE",
+    "text_model.embeddings.token_embedding.weight": "a CLIP text encoder (Arc2Face's has this form)",
+    "vision_model.embeddings.class_embedding": "a CLIP vision encoder",
+    "encoder.styles.0.convs.0.weight": "a StyleGAN encoder (pSp or e4e)",
+    "g_ema": "a StyleGAN2 generator (rosinality)",
+}
+
+COUNTED_APART = ("running_mean", "running_var", "num_batches_tracked")  # buffers, no parameters
+
+
+def describe(path: Path) -> str:
+    """Lines of `key: value`: format, network, entries, parameters, channel order, embedding, training.
+
+    Raises:
+        StoreError: no such file, or not a weights file.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: no such file")
+    if path.suffix == ".onnx":
+        facts = _onnx(path)
+    elif path.suffix == ".safetensors":
+        facts = _safetensors(path)
+    else:
+        facts = _torch(path)
+    facts = {"file": f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB", **facts}
+    return "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
+    card = json.loads(metadata["card"]) if "card" in metadata else {}
+    return {"format": "safetensors", **_network(shapes), **card}
+
+
+def _torch(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # zip, pickle and torch each raise their own
+        raise StoreError(
+            f"{path}: no torch checkpoint of tensors only ({str(error).splitlines()[0]}); what it holds besides would "
+            "run as code, so it was not read"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if hasattr(value, "shape")}
+    if not shapes:
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        return {"format": "torch checkpoint", "network": "unknown", "keys": keys}
+    return {"format": "torch checkpoint", **_network(shapes)}
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    import onnx
+
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # protobuf's exceptions share no base class but this
+        raise StoreError(f"{path}: not an ONNX file ({error})") from error
+    operators = {node.op_type for node in list(graph.node)[:8]}
+    normalises = {"Sub", "Mul"} <= operators  # insightface's own test
+    constants = {tensor.name for tensor in graph.initializer}
+    return {
+        "format": "ONNX",
+        "inputs": ", ".join(_onnx_shape(value) for value in graph.input if value.name not in constants),
+        "outputs": ", ".join(_onnx_shape(value) for value in graph.output),
+        "channels": "rgb, 0 to 255: it normalises itself" if normalises else "rgb, (x - 127.5) / 127.5",
+        "nodes": len(graph.node),
+        "parameters": f"{sum(math.prod(tensor.dims) for tensor in graph.initializer):,}",
+    }
+
+
+def _onnx_shape(value: Any) -> str:
+    sizes = [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+    return f"{value.name} {sizes}"
+
+
+def _network(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    inner = {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
+    shapes = inner or shapes  # Lightning's checkpoints hold the network beside its head
+    sizes = [math.prod(shape) for name, shape in shapes.items() if not name.endswith(COUNTED_APART)]
+    return {**_recognise(shapes), "entries": len(shapes), "parameters": f"{sum(sizes):,}"}
+
+
+def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    for name in BACKBONES:
+        network = create_on_meta(name)
+        if {key: tuple(value.shape) for key, value in network.state_dict().items()} == shapes:
+            official, channels = ("AdaFace", "bgr") if name.startswith("ir_") else ("insightface", "rgb")
+            return {
+                "network": f"{name} ({official}'s layout)",
+                "channels": f"{channels} (official; the file does not say)",
+                "embedding": network.embedding,
+            }
+    return {"network": next((network for key, network in OTHERS.items() if key in shapes), "unknown")}
