@@ -144,12 +144,29 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The protocols."""
+    """The protocols; the defaults are insightface's."""
 
-    flip: bool = True
+    flip: bool = True  # add the embedding of the mirror image (F1 of the template variants)
+    protocol: str = "insightface"  # insightface (distance, <) | adaface (cosine, >): accuracy over folds
+    norm: bool = True  # templates: keep the norm of an embedding (N1)
+    detector: bool = True  # templates: weigh an image with its detector score (D1)
+    nearest_far: bool = True  # templates: TAR at the FAR nearest to the asked one, as published; false: not above it
+    search: str = "insightface"  # insightface (both galleries as one) | galleries (each by itself, the mean)
+    far: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # left out where finer than one impostor pair
     batch_size: int = 128
-    far: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check(
+            self.protocol in ("insightface", "adaface"),
+            f"evaluate.protocol is {self.protocol!r}: insightface or adaface",
+        )
+        check(
+            self.search in ("insightface", "galleries"),
+            f"evaluate.search is {self.search!r}: insightface or galleries",
+        )
+        check(all(0 < far < 1 for far in self.far), f"evaluate.far is {self.far}: rates in (0, 1)")
+        check(self.batch_size >= 1, f"evaluate.batch_size is {self.batch_size}: at least 1")
 
 
 @dataclass(frozen=True)
