@@ -155,6 +155,7 @@ def test_run_orders_and_chooses(root, score: str) -> None:
     with Image.open(root / "plots/filter_pairs.png") as sheet:
         assert sheet.getpixel((10, 10)) == (13, 13, 13)  # the closest pair leads
         assert sheet.getpixel((10 + 24, 10)) == (31, 31, 31)
+        assert sheet.getpixel((10 + 56, 10)) != (13, 13, 13)  # and stands there once
 
 
 def test_run_skips_only_what_is_current(root) -> None:

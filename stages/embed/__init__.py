@@ -8,7 +8,7 @@ One shard a source zip and one for the target, so that a larger source only adds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from stages.align import align_images, detector
 from stages.embed.encoder import SIZE, Encoder
 from stages.fetch.digiface import Source
 from stages.fetch.images import ImageArchive
@@ -24,6 +25,9 @@ from stages.params import Params
 from stages.store import Shard, StoreError, decode, fingerprint, is_current, replacing, write_shard
 
 __all__ = ["Encoder", "identity_sums", "run"]
+
+# Decoded images of any sizes -> [n, 112, 112, 3] uint8 RGB, and which have a face [n] bool.
+Prepare = Callable[[list[np.ndarray]], tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """Embed `data/source` and `data/target` into `data/embed`.
 
     Shards: `source/<zip>.h5` (identity [n] int64, sample [n] int32) and `target.h5` (name [n], UTF-8 bytes), each with
-    embedding [n, d] float32, unit norm, and norm [n] float32, the length that it had.
+    embedding [n, d] float32, unit norm, and norm [n] float32, the length that it had. With `embed.align`, face [n]
+    bool too: where none was found, the centre crop was embedded.
 
     Raises:
         StoreError: an image that does not decode, or whose embedding is zero or not finite.
     """
     encoder = Encoder(root / params.embed.encoder)
+    prepare = _aligner(params) if params.embed.align else _resize
     folder = root / "data/embed"
     batches = [*_source(params, root, folder), _target(params, root, folder)]
     for stale in {*folder.rglob("*.h5")} - {batch.shard for batch in batches}:
@@ -55,11 +61,10 @@ def run(params: Params, root: Path = Path(".")) -> None:
     total = sum(len(batch.names) for batch in batches)
     with tqdm(desc="embed", unit=" images", total=total, initial=total - sum(len(b.names) for b in todo)) as bar:
         for batch in todo:
-            embeddings, norms = _embed(batch, encoder, params, bar)
-            columns = {**batch.columns, "embedding": embeddings, "norm": norms}
+            columns = batch.columns | _embed(batch, encoder, prepare, params, bar)
             write_shard(batch.shard, columns, fingerprint=batch.fingerprint)
     with replacing(root / "metrics/embed.json") as path:
-        path.write_text(json.dumps(_metrics(folder, encoder.dimension), indent=2) + "\n")
+        path.write_text(json.dumps(_metrics(folder, encoder.dimension, params.embed.align), indent=2) + "\n")
 
 
 def identity_sums(shards: Iterable[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,17 +134,18 @@ def _fingerprint(params: Params, root: Path, digest: str) -> str:
     return fingerprint(digest, root / params.embed.encoder, align, code=code)
 
 
-def _embed(batch: Batch, encoder: Encoder, params: Params, bar: tqdm) -> tuple[np.ndarray, np.ndarray]:
+def _embed(batch: Batch, encoder: Encoder, prepare: Prepare, params: Params, bar: tqdm) -> dict[str, np.ndarray]:
     count, step = len(batch.names), params.embed.batch_size
-    embeddings = np.empty((count, encoder.dimension), np.float32)
+    embeddings, found = np.empty((count, encoder.dimension), np.float32), np.ones(count, bool)
 
-    def images(start: int) -> list[np.ndarray]:
-        return [_resize(decode(batch.read(row), batch.names[row])) for row in range(start, min(start + step, count))]
+    def images(start: int) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+        rows = range(start, min(start + step, count))
+        return prepare([decode(batch.read(row), batch.names[row]) for row in rows])
 
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(images, 0)
         for start in range(0, count, step):
-            current = following.result()
+            current, found[start : start + step] = following.result()
             following = ahead.submit(images, start + step)
             embeddings[start : start + step] = encoder.embed(current)
             bar.update(len(current))
@@ -150,35 +156,56 @@ def _embed(batch: Batch, encoder: Encoder, params: Params, bar: tqdm) -> tuple[n
             f"{batch.names[broken[0]]}: its embedding has the norm {norms[broken[0]]} ({len(broken)} such images); "
             f"is {params.embed.encoder} the right encoder?"
         )
-    return embeddings / norms[:, None], norms
+    columns = {"embedding": embeddings / norms[:, None], "norm": norms}
+    return columns | ({"face": found} if params.embed.align else {})
 
 
-def _resize(image: np.ndarray) -> np.ndarray:
+def _aligner(params: Params) -> Prepare:
+    mtcnn = detector(params.align)
+
+    def align(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        aligned = align_images(images, mtcnn)
+        return aligned.images, aligned.found
+
+    return align
+
+
+def _resize(images: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    return [_resized(image) for image in images], np.ones(len(images), bool)
+
+
+def _resized(image: np.ndarray) -> np.ndarray:
     if image.shape[:2] == (SIZE, SIZE):
         return image
-    smaller = min(image.shape[:2]) > SIZE
-    return cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    shrinks = min(image.shape[:2]) > SIZE
+    return cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _metrics(folder: Path, dimension: int) -> dict[str, float | int]:
-    shards = sorted(folder.glob("source/*.h5"))
-    identities, sums, counts = identity_sums(shards)
+def _metrics(folder: Path, dimension: int, aligned: bool) -> dict[str, float | int]:
+    source, target = sorted(folder.glob("source/*.h5")), [folder / "target.h5"]
+    identities, sums, counts = identity_sums(source)
     lengths = np.linalg.norm(sums.astype(np.float64), axis=1)
     total = np.linalg.norm((sums / lengths[:, None]).sum(0))
     pairs = len(identities) * (len(identities) - 1)
-    source_norm = 0.0
-    for path in shards:
-        with Shard(path) as shard:
-            source_norm += float(shard["norm"].sum(dtype=np.float64))
-    with Shard(folder / "target.h5") as shard:
-        target_norms = shard["norm"]
-    return {
+    metrics = {
         "identities": len(identities),
         "source_images": int(counts.sum()),
-        "target_images": len(target_norms),
+        "target_images": len(_column(target, "norm")),
         "dimension": dimension,
-        "source_norm": round(source_norm / int(counts.sum()), 4),
-        "target_norm": round(float(target_norms.mean(dtype=np.float64)), 4),
+        "source_norm": round(float(_column(source, "norm").mean(dtype=np.float64)), 4),
+        "target_norm": round(float(_column(target, "norm").mean(dtype=np.float64)), 4),
         "genuine_cosine": round(float(lengths.sum() / counts.sum()), 4),
         "impostor_cosine": round(float((total**2 - len(identities)) / pairs), 4),
     }
+    if aligned:
+        metrics["source_without_face"] = int((~_column(source, "face")).sum())
+        metrics["target_without_face"] = int((~_column(target, "face")).sum())
+    return metrics
+
+
+def _column(shards: list[Path], name: str) -> np.ndarray:
+    parts = []
+    for path in shards:
+        with Shard(path) as shard:
+            parts.append(shard[name])
+    return np.concatenate(parts)

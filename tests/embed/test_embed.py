@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stages import embed
+from stages.align import Aligned
 from stages.embed import Encoder, identity_sums
 from stages.params import Embed, Params
 from stages.store import Shard, StoreError, encode, write_shard
@@ -135,6 +136,26 @@ def test_run_embeds_every_image(root, params, onnx_file) -> None:
         raw = shard["embedding"] * shard["norm"][:, None]
     names = ["0.png", "1.png", "2.png", "3.png"]
     np.testing.assert_allclose(raw, directly(onnx_file, pictures(root / "data/target/target.zip", names)), atol=1e-5)
+
+
+def test_run_aligns_first_when_asked(root, params, onnx_file, monkeypatch) -> None:
+    """A detector that finds a face in all but the 150 x 130 image; an aligner that mirrors."""
+
+    def mirror(images: list[np.ndarray], mtcnn: object) -> Aligned:
+        small = np.stack([image[:SIZE, SIZE - 1 :: -1] for image in images])
+        found = np.array([len(image) == SIZE for image in images])
+        return Aligned(small, found, found.astype(np.float32), np.zeros((len(images), 5, 2), np.float32))
+
+    monkeypatch.setattr(embed, "detector", lambda align: None)
+    monkeypatch.setattr(embed, "align_images", mirror)
+    embed.run(replace(params, embed=replace(params.embed, align=True)), root)
+    with Shard(root / "data/embed/target.h5") as shard:
+        assert shard["face"].tolist() == [True, True, True, False]
+        raw = shard["embedding"][:3] * shard["norm"][:3, None]
+    expected = pictures(root / "data/target/target.zip", ["0.png", "1.png", "2.png"])[:, :, ::-1]
+    np.testing.assert_allclose(raw, directly(onnx_file, expected), atol=1e-5)
+    metrics = json.loads((root / "metrics/embed.json").read_text())
+    assert (metrics["source_without_face"], metrics["target_without_face"]) == (0, 1)
 
 
 def test_metrics_are_those_of_a_loop(root, params) -> None:
