@@ -1,0 +1,34 @@
+"""Learning-rate schedules and the optimiser's groups, as AdaFace trains (`train_val.py`)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stages.params import Train
+
+
+def learning_rate(train: Train, epoch: float) -> float:
+    """Learning rate after `epoch` epochs (a fraction within one).
+
+    `cosine` falls from lr to 0 over the run, step by step; `multistep` falls by 10 at each of the milestones. Before
+    either, `warmup_epochs` rise linearly from 0.
+    """
+    if epoch < train.warmup_epochs:
+        return train.lr * epoch / train.warmup_epochs
+    if train.schedule == "multistep":
+        return train.lr * 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
+    done = (epoch - train.warmup_epochs) / (train.epochs - train.warmup_epochs)
+    return train.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(modules: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay on all trained parameters but those of batch norms."""
+    plain: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
+    for module in modules.modules():
+        group = norms if isinstance(module, _BatchNorm) else plain
+        group += [p for p in module.parameters(recurse=False) if p.requires_grad]
+    return [{"params": plain, "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
