@@ -8,7 +8,7 @@ their own names: no number of rendered people is a number of LFW.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -17,9 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from stages.store import fingerprint
-from stages.world import WORLD_RANGES, Scene, Traits
-from stages.world.datasets import ASSETS, Dataset, Look, Picture, Portrait, Shot, as_born, as_met
-from stages.world.traits import ANCESTRIES
+from stages.world import WORLD_RANGES, Look, Scene, Traits
+from stages.world.datasets import (
+    ASSETS,
+    Dataset,
+    PersonChange,
+    Picture,
+    Portrait,
+    SceneChange,
+    Shot,
+    as_born,
+    as_met,
+)
 
 FOLDS = 10
 SPACING = 100_000  # people between the first of one benchmark and the first of the next
@@ -41,8 +50,8 @@ def aged(traits: Traits, rng: np.random.Generator, later: float) -> Traits:
 class Side:
     """One image of every pair: who is shown, and how."""
 
-    traits: Callable[[Traits, np.random.Generator], Traits] = as_born
-    scene: Callable[[Scene, np.random.Generator], Scene] = as_met
+    traits: PersonChange = as_born
+    scene: SceneChange = as_met
 
 
 frontal = partial(turned, least=0, most=10)
@@ -86,6 +95,7 @@ def pair_benchmark(folder: Path, name: str, pairs: int, size: int, seed: int, lo
         look: `camera` or `raster`: the same people in the same scenes.
     """
     left, right = PROTOCOLS[name]
+    heads: list[tuple[PersonChange, tuple[Shot, ...]]]
     if left.traits == right.traits:
         heads = [(left.traits, (Shot(0, left.scene), Shot(1, right.scene)))]
     else:
@@ -138,17 +148,17 @@ def poor(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def moved(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Another frame of the same video: the head a few degrees on, other noise."""
+    """Another frame of the same video: the head a few degrees on, the camera's blur, cast and compression the same."""
     yaw, pitch, roll = (np.array((scene.yaw, scene.pitch, scene.roll)) + rng.normal(0, np.radians(4), 3)).tolist()
-    seed, identity, _ = scene.key
-    return replace(scene, yaw=yaw, pitch=pitch, roll=roll, key=(seed, identity, int(rng.integers(1 << 31))))
+    return replace(scene, yaw=yaw, pitch=pitch, roll=roll)
 
 
 def _write_templates(path: Path, pictures: Iterator[list[Picture]], people: int) -> None:
     meta, loose = path / "meta", path / "loose_crop"
     meta.mkdir()
     loose.mkdir()
-    media, points = [], []
+    media: list[str] = []
+    points: list[str] = []
     for person, portrait in enumerate(pictures):
         for picture, template, medium in zip(portrait, TEMPLATES, MEDIA, strict=True):
             name = f"{len(media) + 1}.jpg"
@@ -170,8 +180,10 @@ def _write_templates(path: Path, pictures: Iterator[list[Picture]], people: int)
         )
 
 
-GROUPS: dict[str, tuple[float, float, float]] = {
-    **{name: tuple(0.9 if other == name else 0.05 for other in ANCESTRIES) for name in ANCESTRIES},  # type: ignore[dict-item]
+GROUPS = {  # mean shares of the ancestries, in the order of `stages.world.traits.ANCESTRIES`
+    "african": (0.9, 0.05, 0.05),
+    "asian": (0.05, 0.9, 0.05),
+    "caucasian": (0.05, 0.05, 0.9),
     "mixed": (1 / 3, 1 / 3, 1 / 3),
 }
 

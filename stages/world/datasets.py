@@ -16,7 +16,7 @@ import signal
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -35,6 +35,9 @@ from stages.world import WORLD_RANGES, Look, Scene, Traits, build_head, render, 
 Crop = Literal["none", "found", "aligned"]
 A = TypeVar("A")
 B = TypeVar("B")
+
+PersonChange = Callable[[Traits, np.random.Generator], Traits]
+SceneChange = Callable[[Scene, np.random.Generator], Scene]
 
 ASSETS = Path(__file__).parent / "assets.npz"
 RETAKES = 20  # of one scene before a missing face is an error
@@ -60,8 +63,8 @@ class Shot:
     """One scene of a person, or the frames of a video of it."""
 
     sample: int
-    scene: Callable[[Scene, np.random.Generator], Scene] = as_met
-    frames: tuple[Callable[[Scene, np.random.Generator], Scene], ...] = (as_met,)
+    scene: SceneChange = as_met
+    frames: tuple[SceneChange, ...] = (as_met,)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Portrait:
     look: Look
     size: int  # px
     seed: int  # of the world
-    traits: Callable[[Traits, np.random.Generator], Traits] = as_born
+    traits: PersonChange = as_born
     crop: Crop = "none"  # as rendered (PNG); a face was found in it; aligned to 112 px (both JPEG)
 
 
@@ -114,8 +117,9 @@ def photograph(portrait: Portrait) -> list[Picture]:
         shots = [shot for shot in portrait.shots if shot not in taken]
         pictures = iter(_find_faces([image for shot in shots for image in take(shot, attempt)], portrait.crop))
         for shot in shots:
-            frames = list(islice(pictures, len(shot.frames)))
-            if all(frames):
+            found = list(islice(pictures, len(shot.frames)))
+            frames = [picture for picture in found if picture]
+            if len(frames) == len(found):
                 frames[0] = replace(frames[0], discarded=attempt * len(frames))
                 taken[shot] = frames
         if len(taken) == len(portrait.shots):
@@ -159,15 +163,13 @@ def warm() -> None:
         render(head, sample_scene(0, 0), look, 112)
 
 
-def in_processes(work: Callable[[A], B], items: Iterable[A], workers: int = 0) -> Iterator[B]:
+def in_processes(work: Callable[[A], B], items: Iterable[A], workers: int = 0) -> Generator[B, None, None]:
     """`map(work, items)` in processes of one thread each (0: one a core), a few items ahead of the consumer.
 
     Raises:
         StoreError: a process died.
     """
-    workers = workers or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    workers = workers or _cores()
     ahead: deque[Future[B]] = deque()
     with (
         _one_thread_each(),
@@ -188,6 +190,12 @@ def in_processes(work: Callable[[A], B], items: Iterable[A], workers: int = 0) -
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container or a batch job
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start() -> None:
@@ -266,7 +274,7 @@ def make(datasets: Sequence[Dataset], workers: int = 0, title: str = "fetch") ->
         portraits = chain.from_iterable(dataset.portraits for dataset in missing)
         with closing(in_processes(photograph, portraits, workers)) as pictures:
             for dataset in missing:
-                bar.set_postfix_str(dataset.path.name)
+                bar.set_postfix_str(dataset.path.name, refresh=False)
                 _make(dataset, islice(pictures, len(dataset.portraits)), bar)
 
 

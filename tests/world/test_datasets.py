@@ -179,9 +179,12 @@ def test_nothing_missing_starts_no_process(tmp_path, monkeypatch):
 
 
 def test_fingerprint_follows_every_argument():
-    base = dict(name="source", identities=range(2), images_per_id=3, look="raster", size=8, seed=0, ids_per_zip=2)
+    base = {"name": "source", "images_per_id": 3, "look": "raster", "size": 8, "seed": 0}
     changes = [{}, {"name": "pretrain"}, {"images_per_id": 4}, {"look": "camera"}, {"size": 9}, {"seed": 1}]
-    stamps = [source_zips(Path("x"), **(base | change))[0].fingerprint for change in changes]
+    stamps = [
+        source_zips(Path("x"), identities=range(2), ids_per_zip=2, **(base | change))[0].fingerprint
+        for change in changes
+    ]
     assert len(set(stamps)) == len(changes)
 
 
