@@ -1,0 +1,262 @@
+"""The domain gap: by how much the source's conditioning lies beside the target's.
+
+    r2r gap
+
+Digi2Real, section 3: delta = mean over target images - mean over source images, added in generation (equations 1 and
+2). The paper says "CLIP space"; taken here in the output of the generator's text encoder, where Arc2Face takes its
+conditioning. It is the mean over what the encoder makes of the images' identity vectors, so that its rows before the
+identity's token, which no identity can reach through the causal mask, are exactly zero.
+
+Notation: n images of each domain, L tokens, W width of the conditioning, k = L W numbers of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from sklearn.manifold import TSNE
+from tqdm import tqdm
+
+from stages.params import check
+from stages.store import Shard, StoreError, fingerprint, is_current, replacing, write_shard
+from stages.transfer.arc2face import Arc2FacePipeline, load_pipeline, weights_digest
+from stages.transfer.arc2face.sampling import seed_of
+
+if TYPE_CHECKING:
+    from stages.synthesize import Knobs
+
+TSNE_POINTS = 500  # images of each domain in the plot
+SHEET = 8  # source images on the sheet without and with the gap
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The domain gap and how it is applied."""
+
+    n_images: int = 400  # of each domain; the paper's 1000
+    weight: float = 1.0  # of delta in generation; 0 is without. Equation 2 adds delta as it is
+    branch: str = "conditional"  # conditional | both: of classifier-free guidance. The unconditional branch stands for
+    # every face, so shifting it too would cancel the shift's amplification by guidance; the paper does not say
+    batch_size: int = 64  # images
+
+    def __post_init__(self) -> None:
+        check(self.n_images >= 4, f"gap.n_images is {self.n_images}: at least 4, as the distances halve them")
+        check(self.branch in ("conditional", "both"), f"gap.branch is {self.branch!r}: conditional or both")
+        check(self.batch_size >= 1, f"gap.batch_size is {self.batch_size}: at least 1")
+
+
+def run(params: Knobs, root: Path = Path(".")) -> None:
+    """Estimate the gap between `data/embed/source` and `data/embed/target.h5`.
+
+    Writes `data/gap.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap.png` (t-SNE) and
+    `plots/gap_sheet.png` (images without and with the gap, of the same identity vectors and noise).
+
+    Raises:
+        ParamsError: `gap.n_images` is more than a domain has.
+        StoreError: embeddings or generator are missing, or the encoder is not causal.
+    """
+    gap = params.gap
+    source_paths = sorted((root / "data/embed/source").glob("*.h5"))
+    if not source_paths:
+        raise StoreError(f"{root / 'data/embed/source'}: no shards; run `r2r embed` first")
+    target_paths = [root / "data/embed/target.h5"]
+    inputs = [_fingerprint(path) for path in [*source_paths, *target_paths]]
+    digest = weights_digest(params.arc2face, root)
+    current = fingerprint(inputs, digest, gap, params.arc2face, params.seed, code=["gap", "transfer"])
+    output = root / "data/gap.h5"
+    made = [root / "metrics/gap.json", root / "plots/gap.png", root / "plots/gap_sheet.png"]
+    if is_current(output, current) and all(path.is_file() for path in made):
+        return
+    source = draw(source_paths, gap.n_images, seed_of(params.seed, "gap", "source"))
+    target = draw(target_paths, gap.n_images, seed_of(params.seed, "gap", "target"))
+    pipeline = load_pipeline(params.arc2face, root)
+    with tqdm(desc="gap", unit=" images", total=2 * gap.n_images) as bar:
+        source_states = encode(pipeline, source, gap.batch_size, bar)
+        target_states = encode(pipeline, target, gap.batch_size, bar)
+    delta = domain_gap(source_states, target_states)
+    if delta[: pipeline.position].any():
+        raise StoreError("the gap is not zero before the identity's token: the text encoder's mask is not causal")
+    metrics = {
+        "n_images": gap.n_images,
+        "weight": gap.weight,
+        "norm": float(np.linalg.norm(delta)),
+        **measure(source_states, target_states, gap.weight),
+    }
+    with replacing(made[0]) as path:
+        path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
+    with replacing(made[1]) as path:
+        _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
+    with replacing(made[2]) as path:
+        _sheet(params, pipeline, source[:SHEET], gap.weight * delta, path)
+    write_shard(output, {"delta": delta}, fingerprint=current)
+
+
+def draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
+    """Draw images without replacement from all shards: their embeddings [count, d] float32, unit norm.
+
+    Raises:
+        ParamsError: there are fewer.
+    """
+    sizes = []
+    for path in paths:
+        with Shard(path) as shard:
+            sizes.append(len(shard))
+    total = sum(sizes)
+    check(count <= total, f"gap.n_images is {count}, but {paths[0].parent} has {total} images of this domain")
+    chosen = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    parts = []
+    for path, end, size in zip(paths, np.cumsum(sizes), sizes, strict=True):
+        rows = chosen[(chosen >= end - size) & (chosen < end)] - (end - size)
+        with Shard(path) as shard:
+            parts.append(shard.file["embedding"][rows])
+    return np.concatenate(parts)
+
+
+def encode(pipeline: Arc2FacePipeline, vectors: np.ndarray, batch_size: int, bar: tqdm | None = None) -> np.ndarray:
+    """Conditioning of identity vectors [n, d]: [n, L, W] float32."""
+    states = []
+    for batch in torch.from_numpy(vectors).split(batch_size):
+        states.append(pipeline.encode_identity(batch).float().cpu().numpy())
+        if bar is not None:
+            bar.update(len(batch))
+    return np.concatenate(states)
+
+
+def domain_gap(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """mean(target) - mean(source) over the images: [n, L, W] each -> [L, W] float32, summed in float64.
+
+    Raises:
+        ValueError: different numbers of images; equal ones make what the domains share cancel exactly.
+    """
+    if source.shape != target.shape:
+        raise ValueError(f"clouds of the shapes {source.shape} and {target.shape}: the same number of each is needed")
+    return (target.mean(axis=0, dtype=np.float64) - source.mean(axis=0, dtype=np.float64)).astype(np.float32)
+
+
+def measure(source: np.ndarray, target: np.ndarray, weight: float) -> dict[str, float]:
+    """Fréchet distance and MMD of the two clouds, before and after the shift.
+
+    Each half of the images is shifted by the gap that the other half estimates: on its own images a gap of weight 1
+    removes the difference of the means by definition. The kernel's bandwidth is the target's, so that before and after
+    are on one scale.
+
+    Args:
+        source, target: [n, L, W].
+        weight: of the gap.
+    """
+    source, target = (cloud.reshape(len(cloud), -1).astype(np.float64) for cloud in (source, target))
+    bandwidth = median_distance(target)
+    folds = []
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        other = slice(1 - half.start, None, 2)
+        shifted = source[half] + weight * (target[other].mean(axis=0) - source[other].mean(axis=0))
+        folds.append(
+            {
+                "frechet_before": frechet(source[half], target[half]),
+                "frechet_after": frechet(shifted, target[half]),
+                "mmd_before": mmd(source[half], target[half], bandwidth),
+                "mmd_after": mmd(shifted, target[half], bandwidth),
+            }
+        )
+    return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Fréchet distance of two clouds [n, k] and [m, k], each taken as a Gaussian (as in FID).
+
+    With the centred clouds A and B, tr((Ca Cb)^1/2) is the sum of the singular values of A B^T / sqrt((n-1)(m-1)): an
+    n x m matrix, where k x k would not fit in memory, and no square root of a singular matrix.
+    """
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    a, b = a - mean_a, b - mean_b
+    n, m = len(a) - 1, len(b) - 1
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt(n * m)
+    spread = np.einsum("nk,nk->", a, a) / n + np.einsum("nk,nk->", b, b) / m
+    return float(((mean_a - mean_b) ** 2).sum() + spread - 2 * cross)
+
+
+def mmd(a: np.ndarray, b: np.ndarray, bandwidth: float) -> float:
+    """Unbiased squared maximum mean discrepancy of [n, k] and [m, k] under exp(-|x - y|^2 / (2 bandwidth^2)).
+
+    Gretton et al., 2012, equation 3; about zero, and as often below it, when both are of one distribution.
+    """
+    n, m = len(a), len(b)
+    kernel_a, kernel_b, cross = (np.exp(-_squared(x, y) / (2 * bandwidth**2)) for x, y in ((a, a), (b, b), (a, b)))
+    within_a = (kernel_a.sum() - np.trace(kernel_a)) / (n * (n - 1))
+    within_b = (kernel_b.sum() - np.trace(kernel_b)) / (m * (m - 1))
+    return float(within_a + within_b - 2 * cross.mean())
+
+
+def median_distance(x: np.ndarray) -> float:
+    """Median distance between two different rows of x [n, k], the usual bandwidth of `mmd`."""
+    return float(np.sqrt(np.median(_squared(x, x)[np.triu_indices(len(x), 1)])))
+
+
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared distances [n, m]; the common mean is taken off first, as it would swallow the digits."""
+    mean = x.mean(axis=0)
+    x, y = x - mean, y - mean
+    squared = np.einsum("nk,nk->n", x, x)[:, None] + np.einsum("mk,mk->m", y, y) - 2 * x @ y.T
+    return np.maximum(squared, 0)
+
+
+def _fingerprint(path: Path) -> str:
+    with Shard(path) as shard:
+        return shard.fingerprint
+
+
+def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, path: Path) -> None:
+    """t-SNE of the two clouds before and after the shift, in one embedding (Digi2Real, figure 3)."""
+    clouds = [states[:TSNE_POINTS] for states in (source, source + shift, target)]
+    points = np.concatenate(clouds).reshape(3 * len(clouds[0]), -1)
+    perplexity = min(30, len(points) / 4)
+    plane = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(points)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        axes = figure.add_subplot()
+        names, colors = ("source", "source + gap", "target"), ("#c44e52", "#dd8452", "#4c72b0")
+        for name, color, part in zip(names, colors, np.split(plane, 3), strict=True):
+            axes.scatter(part[:, 0], part[:, 1], s=6, color=color, label=name, linewidths=0)
+        axes.set(xticks=[], yticks=[], title="t-SNE of the text encoder's output")
+        axes.legend(markerscale=2, frameon=False)
+        figure.savefig(path, dpi=120, format="png")
+
+
+def _sheet(params: Knobs, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray, path: Path) -> None:
+    """Images without the gap (above) and with it (below), of the same vectors and noise."""
+    knobs, both = params.arc2face, params.gap.branch == "both"
+    rows = []
+    for part in (None, torch.from_numpy(shift)):
+        generators = [
+            torch.Generator().manual_seed(seed_of(params.seed, "gap", "noise", number))
+            for number in range(len(vectors))
+        ]
+        images = pipeline(
+            torch.from_numpy(vectors),
+            generators,
+            height=knobs.size or None,
+            width=knobs.size or None,
+            steps=knobs.steps,
+            guidance=knobs.guidance,
+            shift=part,
+            unconditional_shift=part if both else None,
+            decode_slice=knobs.decode_slice,
+        )
+        rows.append(np.concatenate(list(images.numpy()), axis=1))
+    height, width = rows[0].shape[:2]
+    margin = 14
+    sheet = Image.new("RGB", (width, 2 * (height + margin)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, row) in enumerate(zip(("without the gap", "with the gap"), rows, strict=True)):
+        top = number * (height + margin)
+        pen.text((2, top + 1), name, fill="black")
+        sheet.paste(Image.fromarray(row), (0, top + margin))
+    sheet.save(path, "PNG")

@@ -1,0 +1,202 @@
+"""Images of the chosen identities that look like the target domain.
+
+    r2r synthesize
+
+The images of an identity depend on the identity and the knobs only: shard size, processes and the point where a killed
+run went on change nothing, not a bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stages.gap import Gap
+from stages.params import Params, check
+from stages.store import Shard, StoreError, encode, fingerprint, is_current, replacing, write_shard
+from stages.transfer import Transfer
+from stages.transfer.arc2face import Arc2Face
+
+
+@dataclass(frozen=True)
+class Synthesize:
+    """The image shards."""
+
+    codec: str = "png"  # png | jpeg | webp
+    quality: int = 95  # of jpeg and webp
+    ids_per_shard: int = 64
+    workers: int = 0  # processes; 0 is one a GPU, or one a core (each of arc2face.threads) on a CPU
+
+    def __post_init__(self) -> None:
+        check(self.codec in ("png", "jpeg", "webp"), f"synthesize.codec is {self.codec!r}: png, jpeg or webp")
+        check(1 <= self.quality <= 100, f"synthesize.quality is {self.quality}: 1 to 100")
+        check(self.ids_per_shard >= 1, f"synthesize.ids_per_shard is {self.ids_per_shard}: at least 1")
+        check(self.workers >= 0, f"synthesize.workers is {self.workers}: at least 0")
+
+
+@dataclass(frozen=True)
+class Knobs(Params):
+    """All knobs, with the blocks of generation."""
+
+    gap: Gap = field(default_factory=Gap)
+    synthesize: Synthesize = field(default_factory=Synthesize)
+    arc2face: Arc2Face = field(default_factory=Arc2Face)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes one shard."""
+
+    path: Path
+    identities: list[int]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """One identity's images, encoded, and what tells them apart."""
+
+    columns: dict[str, np.ndarray]
+    images: list[bytes]
+
+
+def run(params: Knobs, root: Path = Path(".")) -> None:
+    """Make `images_per_id` images of each identity chosen in `data/filter.h5`, by the method `params.method`.
+
+    Writes `data/synthesize/00000.h5`, ... of `synthesize.ids_per_shard` identities each, in the order of the filter,
+    so that a larger `n_ids` adds shards: identity [n] int64, sample [n] int32, t [n] float32, seed [n] int64, and the
+    images; and `metrics/synthesize.json`.
+
+    Raises:
+        ParamsError: a knob that does not fit the method.
+        StoreError: something that the method needs is missing.
+    """
+    transfer = create_transfer(params, root)
+    folder = root / "data/synthesize"
+    parts = list(_parts(params, root, folder, transfer))
+    for stale in {*folder.glob("*.h5")} - {part.path for part in parts}:
+        stale.unlink()
+    todo = [part for part in parts if not is_current(part.path, part.fingerprint)]
+    total, missing = (sum(len(part.identities) for part in some) for some in (parts, todo))
+    images = params.images_per_id
+    with (
+        tqdm(desc="synthesize", unit=" images", total=total * images, initial=(total - missing) * images) as bar,
+        _made(params, root, transfer, [identity for part in todo for identity in part.identities]) as made,
+    ):
+        for part in todo:
+            rows = []
+            for _ in part.identities:
+                rows.append(next(made))
+                bar.update(len(rows[-1].images))
+            columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+            write_shard(part.path, columns, [x for row in rows for x in row.images], fingerprint=part.fingerprint)
+    with replacing(root / "metrics/synthesize.json") as path:
+        path.write_text(json.dumps(_metrics(parts), indent=2) + "\n")
+
+
+def create_transfer(params: Knobs, root: Path = Path("."), device: str | None = None) -> Transfer:
+    """The realism-transfer method that the knob `method` names, its data read from `root`."""
+    modules = {"arc2face": ("stages.transfer.arc2face.method", "Arc2FaceTransfer")}
+    check(
+        params.method in modules, f"method is {params.method!r}: it makes no images; one of {', '.join(modules)} does"
+    )
+    module, name = modules[params.method]
+    return getattr(importlib.import_module(module), name)(params, root, device)
+
+
+def make(transfer: Transfer, codec: str, quality: int, identity: int) -> Made:
+    """Make and encode one identity's images."""
+    portraits = transfer.portraits(identity)
+    columns = {
+        "identity": np.full(len(portraits.sample), identity, np.int64),
+        "sample": portraits.sample,
+        "t": portraits.t,
+        "seed": portraits.seed,
+    }
+    return Made(columns, [encode(image, codec, quality) for image in portraits.images])
+
+
+def _parts(params: Knobs, root: Path, folder: Path, transfer: Transfer) -> Iterator[Part]:
+    with Shard(root / "data/filter.h5") as shard:
+        chosen = shard["identity"][shard["chosen"]].tolist()
+    if not chosen:
+        raise StoreError(f"{root / 'data/filter.h5'}: no identity is chosen; run `r2r filter` again")
+    knobs = params.synthesize
+    for number, start in enumerate(range(0, len(chosen), knobs.ids_per_shard)):
+        identities = chosen[start : start + knobs.ids_per_shard]
+        origins = [[identity, transfer.origin(identity)] for identity in identities]
+        current = fingerprint(origins, knobs.codec, knobs.quality, code=["synthesize", "transfer"])
+        yield Part(folder / f"{number:05}.h5", identities, current)
+
+
+@contextmanager
+def _made(params: Knobs, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Iterator[Made]]:
+    """The identities' images, in their order, from as many processes as asked for."""
+    knobs = params.synthesize
+    gpus = torch.cuda.device_count() if params.arc2face.device == "auto" else 0
+    cores = (os.cpu_count() or 1) // params.arc2face.threads if params.arc2face.device in ("auto", "cpu") else 1
+    workers = min(knobs.workers or gpus or cores, len(identities))
+    if workers <= 1:
+        yield map(partial(make, transfer, knobs.codec, knobs.quality), identities)
+        return
+    context = multiprocessing.get_context("spawn")
+    devices = context.SimpleQueue()
+    for number in range(workers):
+        devices.put(f"cuda:{number % gpus}" if gpus else None)
+    with ProcessPoolExecutor(workers, context, _start_worker, (params, root, devices)) as pool:
+        try:
+            yield pool.map(_work, identities)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: Any = None
+
+
+def _start_worker(params: Knobs, root: Path, devices: Any) -> None:
+    """Load the method once a process, and end with the parent: a killed one would leave its workers waiting."""
+    global _worker
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    knobs = params.synthesize
+    _worker = partial(make, create_transfer(params, root, devices.get()), knobs.codec, knobs.quality)
+
+
+def _work(identity: int) -> Made:
+    return _worker(identity)
+
+
+def _metrics(parts: list[Part]) -> dict[str, float | int]:
+    count = size = 0
+    t = 0.0
+    for part in parts:
+        with Shard(part.path) as shard:
+            count += len(shard)
+            t += float(shard["t"].sum(dtype=np.float64))
+        size += part.path.stat().st_size
+    return {
+        "identities": sum(len(part.identities) for part in parts),
+        "images": count,
+        "bytes_per_image": round(size / count),
+        "t": round(t / count, 4),
+    }
