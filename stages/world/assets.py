@@ -163,13 +163,18 @@ def _parameters(names: list[str], index: dict[str, int]) -> tuple[Parameter, ...
         region, name = full.split("/")
         if region == "macro" or full in paired or (name.startswith("r-") and region != "asym"):
             continue
-        positive = next((full[: -len(a)] + b for a, b in _OPPOSITES if full.endswith(f"-{a}") and full[: -len(a)] + b in index), None)
+        positive = next(
+            (full[: -len(a)] + b for a, b in _OPPOSITES if full.endswith(f"-{a}") and full[: -len(a)] + b in index),
+            None,
+        )
         paired.add(positive or full)
         pair = (full, positive) if positive else ("", full)
         sides = [pair]
         if name.startswith("l-") and region != "asym":
             sides.append((pair[0].replace("/l-", "/r-"), pair[1].replace("/l-", "/r-")))
-        out.append(Parameter(region, name.removeprefix("l-"), tuple((index.get(a, -1), index.get(b, -1)) for a, b in sides)))
+        out.append(
+            Parameter(region, name.removeprefix("l-"), tuple((index.get(a, -1), index.get(b, -1)) for a, b in sides))
+        )
     return tuple(out)
 
 

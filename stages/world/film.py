@@ -42,13 +42,17 @@ def develop_camera(
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma)
     if bad > 0.5 and rng.random() < 0.7:
         small = max(24, int(size * rng.uniform(0.25, 0.6)))
-        image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(
+            cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_CUBIC
+        )
     axis = np.linspace(-1, 1, size, dtype=np.float32) ** 2
     image = image * (1 - np.float32(rng.uniform(0, 0.16)) * (axis[:, None] + axis[None])[..., None])
     cast = np.clip(rng.normal(0, 0.05), -0.12, 0.12)
     image = image * np.array([1 + cast, 1 + rng.normal(0, 0.012), 1 - cast], np.float32)
     grey = image @ _LUMA
-    image = grey[..., None] + (image - grey[..., None]) * np.float32(rng.normal(1.08, 0.14) * (0.0 if rng.random() < 0.02 else 1.0))
+    image = grey[..., None] + (image - grey[..., None]) * np.float32(
+        rng.normal(1.08, 0.14) * (0.0 if rng.random() < 0.02 else 1.0)
+    )
     image = np.maximum(image, 0)
     shot, read = 0.012 + 0.05 * bad * rng.random(), 0.002 + 0.006 * bad * rng.random()
     noise = rng.standard_normal(image.shape, dtype=np.float32)

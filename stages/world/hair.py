@@ -14,7 +14,9 @@ from stages.world import kernels, skin
 from stages.world.assets import Assets
 from stages.world.traits import Traits
 
-_COLOURS = np.array([[0.010, 0.008, 0.007], [0.028, 0.017, 0.010], [0.060, 0.034, 0.017], [0.12, 0.070, 0.032], [0.30, 0.19, 0.085]])
+_COLOURS = np.array(
+    [[0.010, 0.008, 0.007], [0.028, 0.017, 0.010], [0.060, 0.034, 0.017], [0.12, 0.070, 0.032], [0.30, 0.19, 0.085]]
+)
 _RED = np.array([0.20, 0.065, 0.020])
 _GREY = np.array([0.34, 0.335, 0.33])
 
@@ -67,7 +69,9 @@ STYLES = {
     "quiff": Style((0.5, 0.9), (0.16, 0.26), "back", (0.5, 0.7), 0.05, 8, 0.12),
     "medium": Style((0.9, 1.6), (0.9, 1.6), "parted", (0.1, 0.3), 0.42, 13, 0.16, 0.2, fall=(1.6, 2.6), hangs=True),
     "long": Style((2.0, 3.0), (2.0, 3.0), "parted", (0.1, 0.3), 0.42, 16, 0.17, 0.2, fall=(1.6, 2.6), hangs=True),
-    "tied": Style((1.0, 1.3), (1.0, 1.3), "back", (0.02, 0.05), 0.0, 10, 0.07, 0.2, stick=(0.75, 0.75), fall=(0.0, 0.0)),
+    "tied": Style(
+        (1.0, 1.3), (1.0, 1.3), "back", (0.02, 0.05), 0.0, 10, 0.07, 0.2, stick=(0.75, 0.75), fall=(0.0, 0.0)
+    ),
     "curly": Style((0.35, 0.9), (0.3, 0.8), "out", (0.8, 0.8), 0.06, 12, 0.10, 0.6),
 }
 
@@ -76,8 +80,8 @@ def colour(traits: Traits) -> np.ndarray:
     """Linear RGB [3] of the person's hair before greying."""
     if traits.hair_red and traits.ancestry[2] > 0.6:
         return _RED
-    fair = traits.ancestry[2] ** 2 * np.clip(1.4 - 0.4 * skin.pigment(traits), 0, 1)
-    level = traits.hair_tone * (0.9 + 3.1 * fair)
+    fair = traits.ancestry[2] * np.clip(1.8 - 0.5 * skin.pigment(traits), 0, 1)
+    level = traits.hair_tone * (1.2 + 2.8 * fair)
     return np.array([np.interp(level, range(5), _COLOURS[:, c]) for c in range(3)])
 
 
@@ -89,7 +93,16 @@ def greyed(base: np.ndarray, traits: Traits) -> np.ndarray:
 def _choose(traits: Traits, rng: np.random.Generator) -> str:
     if traits.sex > 0.5:
         bald = 0.05 + 0.5 * traits.recession * traits.elderly
-        weights = {"bald": bald, "buzz": 0.16, "short": 0.30, "side": 0.24, "quiff": 0.10, "medium": 0.06, "long": 0.02, "curly": 0.05}
+        weights = {
+            "bald": bald,
+            "buzz": 0.16,
+            "short": 0.30,
+            "side": 0.24,
+            "quiff": 0.10,
+            "medium": 0.06,
+            "long": 0.02,
+            "curly": 0.05,
+        }
     else:
         weights = {"short": 0.06, "side": 0.05, "medium": 0.28, "long": 0.36, "tied": 0.20, "curly": 0.05}
     if traits.curl > 0.6:
@@ -115,7 +128,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9)
 
 
-def scalp(assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits, variant: int, count: int = 5000) -> Strands | None:
+def scalp(
+    assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits, variant: int, count: int = 8000
+) -> Strands | None:
     """Grow variant `variant` of the person's hair on the head `vertices`; None is a bald head."""
     rng = np.random.default_rng([traits.seed, traits.identity, 2, variant])
     usual = _choose(traits, np.random.default_rng([traits.seed, traits.identity, 2, 999]))
@@ -125,14 +140,22 @@ def scalp(assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits
     style = STYLES[name]
     centre = np.array([0, 7.35, 0.45]) + eyes.mean(0) - [0, 7.284, 1.245]
     used = np.unique(assets.skin_faces)
-    used = used[(assets.canonical[used, 1] > 6.35) & (assets.head_weight[used] > 0.75) & (assets.masks[used, kernels.MOUTH] < 0.3)]
+    used = used[
+        (assets.canonical[used, 1] > 6.35)
+        & (assets.head_weight[used] > 0.75)
+        & (assets.masks[used, kernels.MOUTH] < 0.3)
+    ]
     radii = np.minimum(kernels.radius_map(vertices[used].astype(np.float64), centre, 40, 80), 1.35)
 
     middle = assets.skin_centre
     azimuth = np.arctan2(middle[:, 0], middle[:, 2] - 0.35)
     ragged = 0.03 * np.sin(azimuth * 17 + rng.random() * 6) + 0.02 * np.sin(azimuth * 41 + rng.random() * 6)
     density = np.clip((middle[:, 1] - skin.hairline(azimuth, traits) - ragged) / 0.09, 0, 1) ** 1.3
-    density *= (assets.skin_masks[:, kernels.EARS] < 0.3) & (middle[:, 1] > 6.4) & (assets.skin_masks[:, kernels.OCCLUSION] > 0.25)
+    density *= (
+        (assets.skin_masks[:, kernels.EARS] < 0.3)
+        & (middle[:, 1] > 6.4)
+        & (assets.skin_masks[:, kernels.OCCLUSION] > 0.25)
+    )
     thinning = traits.sex * traits.elderly * traits.recession
     density = density * (1 - 0.9 * thinning * np.exp(-0.5 * ((middle[:, 1] - 8.49) / 0.16) ** 2))
 
@@ -164,7 +187,7 @@ def scalp(assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits
     length_top, length_side = rng.uniform(*style.top), rng.uniform(*style.sides)
     if style.hangs:
         length_side = length_top
-    lengths = (length_top * top[:, 0] + length_side * (1 - top[:, 0])) * rng.uniform(0.72, 1.12, count)
+    lengths = (length_top * top[:, 0] + length_side * (1 - top[:, 0])) * rng.uniform(0.65, 1.1, count)
     part = np.full(count, 1.0 if style.hangs else 0.0)
     if style.hangs and rng.random() < 0.3:  # a fringe
         fringe = (front[:, 0] > 0.6) & (np.abs(away[:, 0]) < 0.46) & (top[:, 0] > 0.2)
@@ -179,7 +202,7 @@ def scalp(assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits
     turns = 0.6 + 3.5 * wave
     phase = np.round(azimuth[faces] * 6 + middle[faces, 1] * 5) * 1.7 + rng.normal(0, 0.5, count)
     positions = kernels.grow(
-        roots, normals, _unit(comb), lengths * (0.15 + 0.85 * density[faces]), style.points, centre, radii, style.gravity,
+        roots, normals, _unit(comb), lengths * (1 if name == "tied" else 0.15 + 0.85 * density[faces]), style.points, centre, radii, style.gravity,
         rng.uniform(*style.lift), style.stiffness, rng.uniform(*style.stick), rng.uniform(*style.fall), curl, turns, phase, layer, part,
     )  # fmt: skip
     if name == "tied":
@@ -190,18 +213,21 @@ def scalp(assets: Assets, vertices: np.ndarray, eyes: np.ndarray, traits: Traits
     along = np.tile(np.linspace(0, 1, style.points), n)
     base = colour(traits)
     shade = rng.random((n, 1))
-    colours = np.where(rng.random((n, 1)) < traits.grey, _GREY * (0.7 + 0.4 * shade), base * (0.7 + 0.6 * shade))
+    grey = np.clip(traits.grey + 0.8 * traits.grey * (1 - traits.grey) * rng.normal(size=(n, 1)), 0, 1)
+    colours = base * (0.7 + 0.6 * shade) * (1 - grey) + _GREY * (0.7 + 0.4 * shade) * grey
     return Strands(
         points=style.points,
         positions=positions,
         outward=_unit(outward).astype(np.float32),
         colours=colours.astype(np.float32),
         occlusion=np.clip(0.30 + 0.35 * depth + 0.35 * along, 0, 1).astype(np.float32),
-        cover=0.7 if name == "buzz" else 0.85,
+        cover=0.75 if name == "buzz" else 0.95,
     )
 
 
-def _add_bun(positions: np.ndarray, layer: np.ndarray, centre: np.ndarray, points: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _add_bun(
+    positions: np.ndarray, layer: np.ndarray, centre: np.ndarray, points: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A knot of hair behind the head, shuffled into the other strands."""
     count = len(layer) // 6
     middle = centre + [0, rng.uniform(0.3, 0.9), -0.85]
@@ -218,21 +244,21 @@ def brows(assets: Assets, traits: Traits, rng: np.random.Generator) -> SurfaceHa
     """Eyebrows: the person's own arch, height, length, thickness and density."""
     x, y = assets.skin_centre[:, 0], assets.skin_centre[:, 1]
     reach = (np.abs(x) - 0.11) / traits.brow_length
-    arch = (0.03 + 0.05 * traits.brow_arch) * np.sin(np.clip(reach, 0, 1) * 2.5)
-    middle = 7.485 + traits.brow_height + arch - 0.10 * np.clip(reach - 0.62, 0, 1) ** 1.2
+    arch = (0.02 + 0.05 * traits.brow_arch) * np.sin(0.35 + 2.15 * np.clip(reach, 0, 1))
+    middle = 7.488 + traits.brow_height + arch - 0.09 * np.clip(reach - 0.62, 0, 1) ** 1.2
     thick = traits.brow_thickness * (0.85 + 0.45 * traits.sex) * (1 - 0.65 * np.clip(reach - 0.3, 0, 1))
     share = np.exp(-0.5 * ((y - middle) / thick) ** 2) * (reach > 0) * (reach < 1) * (assets.skin_normal[:, 2] > 0.2)
-    count = int((220 + 420 * traits.brow_density) * (0.85 + 0.35 * traits.sex))
+    count = int((300 + 500 * traits.brow_density) * (0.85 + 0.35 * traits.sex))
     faces, roots = _roots(assets, np.where(share > 0.12, share, 0) + 1e-9, count, rng)
     start = np.einsum("nij,ni->nj", assets.canonical[assets.skin_faces[faces]], roots)
     reach = np.clip((np.abs(start[:, 0]) - 0.11) / traits.brow_length, 0, 1)
-    lean = np.stack([np.sign(start[:, 0]) * (0.45 + 0.7 * reach), 0.75 - 1.15 * reach, np.full(count, 0.15)], 1)
+    lean = np.stack([np.sign(start[:, 0]) * (0.7 + 0.5 * reach), 0.45 - 0.85 * reach, np.full(count, 0.15)], 1)
     base = greyed(np.minimum(colour(traits), 0.09) * 0.9, traits) * 0.85 + 0.05 * skin.tone(traits)
     return SurfaceHair(
         faces=faces,
         roots=roots,
         directions=_unit(lean + rng.normal(0, 0.12, (count, 3))),
-        lengths=rng.uniform(0.04, 0.08, count) * (0.9 + 0.2 * traits.sex),
+        lengths=rng.uniform(0.035, 0.06, count) * (0.9 + 0.2 * traits.sex),
         colours=(base * rng.uniform(0.7, 1.2, (count, 1))).astype(np.float32),
         opacity=0.5 + 0.35 * traits.brow_density,
     )
@@ -243,7 +269,9 @@ def beard(assets: Assets, texture: np.ndarray, traits: Traits, variant: int) -> 
     rng = np.random.default_rng([traits.seed, traits.identity, 3, variant])
     if traits.sex < 0.5:
         return None, 0.0
-    stubble = float(np.clip(rng.normal(0.15, 0.2) + 0.4 * traits.beard_growth * rng.random(), 0, 0.8)) * (1 - 0.4 * skin.pigment(traits) / 6)
+    stubble = float(np.clip(rng.normal(0.15, 0.2) + 0.4 * traits.beard_growth * rng.random(), 0, 0.8)) * (
+        1 - 0.4 * skin.pigment(traits) / 6
+    )
     if traits.beard_growth < 0.45 or rng.random() < 0.45:
         return None, stubble
     kind = str(rng.choice(["full", "goatee", "moustache", "short"], p=[0.3, 0.15, 0.15, 0.4]))
@@ -259,7 +287,9 @@ def beard(assets: Assets, texture: np.ndarray, traits: Traits, variant: int) -> 
     count = {"full": 3200, "goatee": 1100, "moustache": 450, "short": 2600}[kind]
     faces, roots = _roots(assets, np.where(share > 0.3, share, 0) + 1e-9, count, rng)
     start = np.einsum("nij,ni->nj", assets.canonical[assets.skin_faces[faces]], roots)
-    down = np.stack([np.sign(start[:, 0]) * np.where(start[:, 1] > 6.68, 0.8, 0.15), np.full(count, -1.0), np.full(count, 0.4)], 1)
+    down = np.stack(
+        [np.sign(start[:, 0]) * np.where(start[:, 1] > 6.68, 0.8, 0.15), np.full(count, -1.0), np.full(count, 0.4)], 1
+    )
     reach = {"full": rng.uniform(0.10, 0.28), "goatee": rng.uniform(0.07, 0.16), "moustache": 0.09, "short": 0.05}[kind]
     base = greyed(colour(traits) * 0.9, traits) + [0.004, 0.002, 0.001]
     hair = SurfaceHair(

@@ -31,7 +31,9 @@ class Head:
     lips: np.ndarray  # [3] linear RGB
     teeth: np.ndarray  # [3]
     brows: hair.SurfaceHair
-    _grown: dict[int, tuple[hair.Strands | None, hair.SurfaceHair | None, float]] = field(default_factory=dict, repr=False)
+    _grown: dict[int, tuple[hair.Strands | None, hair.SurfaceHair | None, float]] = field(
+        default_factory=dict, repr=False
+    )
 
     def hair(self, variant: int) -> tuple[hair.Strands | None, hair.SurfaceHair | None, float]:
         """Scalp hair, beard and stubble of one of the person's `HAIR_VARIANTS` ways to wear them."""
@@ -48,7 +50,9 @@ def build_head(traits: Traits) -> Head:
     rng = np.random.default_rng([traits.seed, traits.identity, 1, 0])
     vertices = _geometry(assets, traits)
     eyes = np.stack([(vertices[ring].max(0) + vertices[ring].min(0)) / 2 for ring in assets.eyes])
-    radius = np.mean([np.median(np.linalg.norm(vertices[ring] - eye, axis=1)) for ring, eye in zip(assets.eyes, eyes, strict=True)])
+    radius = np.mean(
+        [np.median(np.linalg.norm(vertices[ring] - eye, axis=1)) for ring, eye in zip(assets.eyes, eyes, strict=True)]
+    )
     tone = skin.tone(traits)
     dark = skin.pigment(traits) / 6
     return Head(
@@ -59,7 +63,7 @@ def build_head(traits: Traits) -> Head:
         pivot=vertices[assets.head_joint].mean(0).astype(np.float64) - [0, 0.25, 0],
         texture=skin.bake(traits, rng),
         iris=_iris(traits, dark),
-        lips=tone * [0.88, 0.52 + 0.16 * dark, 0.54 + 0.16 * dark] * (0.75 + 0.3 * traits.lip_tone),
+        lips=tone * [0.86, 0.42 + 0.22 * dark, 0.44 + 0.22 * dark] * (0.75 + 0.3 * traits.lip_tone),
         teeth=skin.linear(np.array([0.90, 0.87, 0.80])) * (0.75 + 0.3 * traits.tooth_tone),
         brows=hair.brows(assets, traits, rng),
     )
@@ -101,7 +105,7 @@ def _lists(weights: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _iris(traits: Traits, dark: float) -> np.ndarray:
-    fair = traits.ancestry[2] ** 1.5 * np.clip(1.5 - 3 * dark, 0, 1)
+    fair = traits.ancestry[2] * np.clip(1.6 - 2.5 * dark, 0, 1)
     level = traits.iris * (1.6 + 4.4 * fair)
     colour = np.array([np.interp(level, range(len(_IRIS)), _IRIS[:, c]) for c in range(3)])
     return np.concatenate([colour, _IRIS[min(int(level) + 1, 3)] * 0.6, [traits.iris_size, 0.4, traits.identity % 97]])

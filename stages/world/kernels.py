@@ -157,8 +157,12 @@ def draw_strands(screen, colours, points, widths, depth, face_id, image):
             for i in range(steps):
                 f = i / steps
                 x, y, z = x0 + (x1 - x0) * f, y0 + (y1 - y0) * f, z0 + (z1 - z0) * f
-                for yy in range(max(int(math.floor(y - reach + 0.5)), 0), min(int(math.floor(y + reach - 0.5)), height - 1) + 1):
-                    for xx in range(max(int(math.floor(x - reach + 0.5)), 0), min(int(math.floor(x + reach - 0.5)), width - 1) + 1):
+                for yy in range(
+                    max(int(math.floor(y - reach + 0.5)), 0), min(int(math.floor(y + reach - 0.5)), height - 1) + 1
+                ):
+                    for xx in range(
+                        max(int(math.floor(x - reach + 0.5)), 0), min(int(math.floor(x + reach - 0.5)), width - 1) + 1
+                    ):
                         if z > depth[yy, xx]:
                             depth[yy, xx] = z
                             face_id[yy, xx] = STRAND
@@ -294,13 +298,15 @@ def shade_surface(
                 fu, fv = tu - iu, tv - iv
                 for c in range(channels):
                     upper = texture[iv, iu, c] * (1 - fu) + texture[iv, iu + 1, c] * fu
-                    texel[c] = upper * (1 - fv) + (texture[iv + 1, iu, c] * (1 - fu) + texture[iv + 1, iu + 1, c] * fu) * fv
+                    texel[c] = (
+                        upper * (1 - fv) + (texture[iv + 1, iu, c] * (1 - fu) + texture[iv + 1, iu + 1, c] * fu) * fv
+                    )
                 rough = texel[ROUGHNESS]
                 lips = masks[i, LIPS] * u + masks[j, LIPS] * v + masks[k, LIPS] * w
                 inner = masks[i, MOUTH] * u + masks[j, MOUTH] * v + masks[k, MOUTH] * w
                 ears = masks[i, EARS] * u + masks[j, EARS] * v + masks[k, EARS] * w
                 occlusion = masks[i, OCCLUSION] * u + masks[j, OCCLUSION] * v + masks[k, OCCLUSION] * w
-                occlusion = 0.10 + 0.90 * occlusion
+                occlusion = 0.06 + 0.94 * occlusion**1.3
                 scalp, stubble = texel[SCALP] * palette[3, 3], texel[STUBBLE] * palette[4, 3]
                 for c in range(3):
                     texel[c] = texel[c] * (1 - stubble) + palette[4, c] * stubble
@@ -352,7 +358,9 @@ def shade_surface(
                 radius = angle / iris[6]
                 if radius < 1.15:
                     around = math.atan2(dy - eye_axes[s, 1] * ahead, dx - eye_axes[s, 0] * ahead)
-                    fibre = 0.9 + 0.14 * math.sin(around * 23 + 3 * math.sin(around * 7 + iris[8])) + 0.35 * (0.8 - radius)
+                    fibre = (
+                        0.9 + 0.14 * math.sin(around * 23 + 3 * math.sin(around * 7 + iris[8])) + 0.35 * (0.8 - radius)
+                    )
                     rim = 1 - 0.7 * min(1.0, max(0.0, (radius - 0.74) / 0.26))
                     collar = max(0.0, 1 - abs(radius - 0.45) / 0.22) * 0.6
                     pupil = min(1.0, max(0.0, (radius - iris[7]) / 0.10))
@@ -360,7 +368,9 @@ def shade_surface(
                     r = r * (1 - edge) + edge * pupil * rim * fibre * (iris[0] + collar * iris[3])
                     g = g * (1 - edge) + edge * pupil * rim * fibre * (iris[1] + collar * iris[4])
                     b = b * (1 - edge) + edge * pupil * rim * fibre * (iris[2] + collar * iris[5])
-                    bulge = 0.5 * max(0.0, 1 - radius)  # the cornea stands out: its highlight sits apart from the sclera's
+                    bulge = 0.5 * max(
+                        0.0, 1 - radius
+                    )  # the cornea stands out: its highlight sits apart from the sclera's
                     nx, ny, nz = dx - bulge * (eye_axes[s, 0] - dx), dy - bulge * (eye_axes[s, 1] - dy), dz
                 else:
                     nx, ny, nz = dx, dy, dz
@@ -400,6 +410,8 @@ def shade_surface(
                     reach = lit(shadow, axes, frame, px, py, pz, 0.04, taps)
                 if material > EYE:
                     reach *= occlusion
+                elif material == SKIN:  # nostrils and the corners of eyes and mouth are finer than the shadow map
+                    reach *= min(1.0, 0.25 + 1.5 * occlusion)
                 if skin > 0 and fine:  # light that enters skin leaves around the terminator, red the farthest
                     er += light_rgb[q, 0] * reach * max(0.0, (incident + 0.22) / 1.22)
                     eg += light_rgb[q, 1] * reach * max(0.0, (incident + 0.10) / 1.10)
@@ -437,7 +449,9 @@ def shade_surface(
 
 
 @njit(cache=True)
-def shade_strands(world, outward, points, base, occlusion, light_dirs, light_rgb, ambient, shadow, axes, frame, eye, gloss):
+def shade_strands(
+    world, outward, points, base, occlusion, light_dirs, light_rgb, ambient, shadow, axes, frame, eye, gloss
+):
     """Colours [n * points, 3] of hair: Kajiya and Kay's diffuse and two shifted highlights, lit along `outward`."""
     out = np.empty((world.shape[0], 3), np.float32)
     sh = np.zeros(3)
@@ -601,7 +615,25 @@ def radius_at(radii, x, y, z, r):
 
 
 @njit(cache=True)
-def grow(roots, normals, combing, lengths, points, centre, radii, gravity, lift, stiffness, stick, fall, curl, turns, phase, layer, part):
+def grow(
+    roots,
+    normals,
+    combing,
+    lengths,
+    points,
+    centre,
+    radii,
+    gravity,
+    lift,
+    stiffness,
+    stick,
+    fall,
+    curl,
+    turns,
+    phase,
+    layer,
+    part,
+):
     """Grow strands [n * points, 3]: out of the skin, along the combing, down by gravity, never into the head.
 
     `part` in [0, 1] per strand keeps hair that falls in front of the face to its sides; `stick` draws it to the skin.

@@ -68,7 +68,9 @@ class _Frame:
         posed = kernels.skin_to_pose(moved, assets.head_weight, head.pivot, self.turn, rotation(0.15 * scene.yaw, 0, 0))
         self.eyes = self.place(head.eyes)
         self.eye_radius = 0.985 * head.eye_radius
-        balls = [(assets.sphere @ self.turn.T.astype(np.float32)) * np.float32(self.eye_radius) + eye for eye in self.eyes]
+        balls = [
+            (assets.sphere @ self.turn.T.astype(np.float32)) * np.float32(self.eye_radius) + eye for eye in self.eyes
+        ]
         self.points = np.concatenate([posed, *balls]).astype(np.float32)
         self.normals = kernels.vertex_normals(self.points, assets.faces)
         left, up = scene.gaze
@@ -151,14 +153,16 @@ class _Frame:
         points, total = self.strands.points, len(self.strands.colours)
         # enough strands to cover the head at this resolution; fewer and broader ones in the raster look
         count = min(total, int(total * (0.4 if not self.fine else 0.5 + self.pixels / 900)))
-        width = (0.020 if not self.fine else 0.011) * np.sqrt(total / 5000) * self.scale
+        width = (0.018 if not self.fine else 0.010) * self.scale
         part = slice(0, count * points)
         colours = kernels.shade_strands(
             self.locks[part], self.locks_out[part], points, self.strands.colours[:count], self.strands.occlusion[part],
             *self._lights(), self.eye, 0.06 if self.fine else 0.03,
         )  # fmt: skip
         widths = np.full(count, width, np.float32)
-        kernels.draw_strands(self.project(self.locks[part]), colours, points, widths, self.depth, self.face_id, self.image)
+        kernels.draw_strands(
+            self.project(self.locks[part]), colours, points, widths, self.depth, self.face_id, self.image
+        )
 
     def _shade(self, bary: np.ndarray) -> np.ndarray:
         """Shade the mesh into the image; returns where the output shows skin [size, size]."""
@@ -210,7 +214,11 @@ class _Frame:
             lean = fur.directions @ self.turn.T
             lean = lean - 0.75 * np.sum(lean * normal, 1, keepdims=True) * normal
             along = np.array([0, 0.5, 1.0])[None, :, None]
-            path = roots[:, None] + lean[:, None] * fur.lengths[:, None, None] * along + normal[:, None] * (0.004 + 0.02 * along * (1 - along))
+            path = (
+                roots[:, None]
+                + lean[:, None] * fur.lengths[:, None, None] * along
+                + normal[:, None] * (0.004 + 0.02 * along * (1 - along))
+            )
             path = path.reshape(-1, 3).astype(np.float32)
             outward = np.repeat(normal, 3, 0).astype(np.float32)
             colours = kernels.shade_strands(
@@ -228,7 +236,7 @@ class _Frame:
         rows, columns = np.nonzero(shown >= 0)
         height = self.assets.canonical[self.assets.lashes[shown[rows, columns]], 1].mean(1)
         liner = self.scene.makeup.eyeliner if self.scene.makeup and self.head.traits.sex < 0.5 else 0.0
-        alpha = np.where(height > 7.27, 0.45 + 0.35 * liner, 0.15 + 0.2 * liner) * (1.1 - 0.4 * self.head.traits.sex)
+        alpha = np.where(height > 7.27, 0.70 + 0.25 * liner, 0.25 + 0.25 * liner) * (1.05 - 0.3 * self.head.traits.sex)
         self.image[rows, columns] *= (1 - alpha)[:, None].astype(np.float32)
 
     def _rings(self, glasses: Glasses) -> list[np.ndarray]:
@@ -261,7 +269,14 @@ class _Frame:
         for ring in self._rings(glasses):
             outline = np.concatenate([ring, ring.mean(0, keepdims=True)])
             depth, shown = self.depth.copy(), np.full(self.depth.shape, kernels.EMPTY, np.int32)
-            kernels.rasterise(self.project(self.place(outline).astype(np.float32)), fan, depth, shown, np.zeros((1, 1, 2), np.float32), False)
+            kernels.rasterise(
+                self.project(self.place(outline).astype(np.float32)),
+                fan,
+                depth,
+                shown,
+                np.zeros((1, 1, 2), np.float32),
+                False,
+            )
             rows, columns = np.nonzero(shown >= 0)
             through = np.array([0.10, 0.085, 0.07] if glasses.dark else [0.93, 0.95, 0.94], np.float32)
             sky = self.scene.light.ambient[0] * (0.06 if glasses.dark else 0.03)
@@ -298,12 +313,16 @@ def background(kind: str, size: int, rng: np.random.Generator) -> np.ndarray:
         for _ in range(int(rng.integers(4, 14))):
             x, y = rng.integers(0, size, 2)
             wide, high = (rng.uniform(0.1, 0.6, 2) * size).astype(int)
-            image[y : y + high, x : x + wide] = skin.linear(np.clip(rng.uniform(0.1, 0.95) + rng.normal(0, 0.10, 3), 0, 1))
+            image[y : y + high, x : x + wide] = skin.linear(
+                np.clip(rng.uniform(0.1, 0.95) + rng.normal(0, 0.10, 3), 0, 1)
+            )
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), size * rng.uniform(0.012, 0.05))
     else:
         cells = int(rng.integers(8, 24))
         sky = skin.linear(np.clip(np.array([0.62, 0.74, 0.9]) * rng.uniform(0.8, 1.1), 0, 1))
-        ground = np.clip(skin.linear(np.array([0.38, 0.42, 0.28]) * rng.uniform(0.6, 1.4)) + rng.normal(0, 0.02, 3), 0, 1)
+        ground = np.clip(
+            skin.linear(np.array([0.38, 0.42, 0.28]) * rng.uniform(0.6, 1.4)) + rng.normal(0, 0.02, 3), 0, 1
+        )
         down = np.linspace(0, 1, cells)[:, None, None]
         horizon = rng.uniform(0.1, 0.7) + 0.1 * rng.normal(size=(1, cells, 1))
         mix = 1 / (1 + np.exp(-(down - horizon) * rng.uniform(6, 40)))

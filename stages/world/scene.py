@@ -76,7 +76,7 @@ class Scene:
 
 
 _MOODS = {
-    "neutral": 0.28, "smile": 0.24, "grin": 0.20, "open": 0.07, "frown": 0.04, "surprise": 0.04, "squint": 0.05, "any": 0.08,
+    "neutral": 0.28, "smile": 0.22, "grin": 0.22, "open": 0.07, "frown": 0.04, "surprise": 0.04, "squint": 0.05, "any": 0.08,
 }  # fmt: skip
 
 
@@ -90,13 +90,13 @@ def sample_expression(rng: np.random.Generator) -> dict[str, float]:
         out[f"{name}Left"], out[f"{name}Right"] = weight * (strength + uneven), weight * (strength - uneven)
 
     if mood in ("smile", "grin"):
-        both("mouthSmile", 0.72)
+        both("mouthSmile", 1.0)
         both("cheekSquint", 0.42)
         both("eyeSquint", 0.22)
         both("mouthDimple", 0.2)
     if mood == "grin":
-        both("mouthUpperUp", 0.45)
-        both("mouthLowerDown", 0.38)
+        both("mouthUpperUp", 0.6)
+        both("mouthLowerDown", 0.45)
         out["jawOpen"] = 0.12 * strength
     elif mood == "open":
         out["jawOpen"], out["mouthFunnel"] = 0.45 * strength, 0.3 * rng.random()
@@ -113,11 +113,17 @@ def sample_expression(rng: np.random.Generator) -> dict[str, float]:
         both("noseSneer", 0.3)
         both("browDown", 0.3)
     elif mood == "any":
-        names = [n for n in load().expression_index if n not in ("tongueOut", "mouthClose") and "eyeLook" not in n and "Blink" not in n]
+        names = [
+            n
+            for n in load().expression_index
+            if n not in ("tongueOut", "mouthClose") and "eyeLook" not in n and "Blink" not in n
+        ]
         out.update({str(name): float(rng.uniform(0, 0.4)) for name in rng.choice(names, 5, replace=False)})
     blink = rng.uniform(0.5, 0.9) if rng.random() < 0.03 else abs(rng.normal(0, 0.05))
     out["eyeBlinkLeft"] = out["eyeBlinkRight"] = blink
-    out["browInnerUp"] = out.get("browInnerUp", 0.0) + max(0.0, rng.normal(0.08, 0.10)) + (0.6 * strength if mood == "surprise" else 0.0)
+    out["browInnerUp"] = (
+        out.get("browInnerUp", 0.0) + max(0.0, rng.normal(0.08, 0.10)) + (0.6 * strength if mood == "surprise" else 0.0)
+    )
     return {name: float(np.clip(weight, 0, 1)) for name, weight in out.items()}
 
 
@@ -132,7 +138,7 @@ def _warmth(t: float) -> np.ndarray:
 def sample_light(rng: np.random.Generator) -> Light:
     """Soft, frontal, side, top and back light, indoors and outdoors."""
     kind = str(rng.choice(["soft", "key", "flash", "side", "rim", "top"], p=[0.28, 0.30, 0.14, 0.12, 0.08, 0.08]))
-    level = rng.uniform(0.5, 0.8) if kind == "soft" else rng.uniform(0.22, 0.5)
+    level = rng.uniform(0.4, 0.65) if kind == "soft" else rng.uniform(0.15, 0.4)
     tint = _warmth(np.clip(rng.normal(0.15, 0.35), -0.8, 0.9))
     ambient = np.zeros((9, 3))
     ambient[0] = level * tint
@@ -151,15 +157,27 @@ def sample_light(rng: np.random.Generator) -> Light:
     }[kind]
     lights = [(_towards(azimuth, elevation), power * _warmth(np.clip(rng.normal(0.15, 0.45), -1, 1.2)))]
     if kind == "rim" or rng.random() < 0.25:
-        lights.append((_towards(float(rng.choice([-1, 1])) * rng.uniform(1.9, 2.7), rng.uniform(0.1, 0.7)), rng.uniform(0.4, 1.0) * _warmth(rng.normal(0, 0.5))))
+        lights.append(
+            (
+                _towards(float(rng.choice([-1, 1])) * rng.uniform(1.9, 2.7), rng.uniform(0.1, 0.7)),
+                rng.uniform(0.4, 1.0) * _warmth(rng.normal(0, 0.5)),
+            )
+        )
     if rng.random() < 0.35:
-        lights.append((_towards(rng.uniform(-1.2, 1.2), rng.uniform(-0.2, 0.5)), rng.uniform(0.1, 0.3) * _warmth(rng.normal(0, 0.5))))
+        lights.append(
+            (
+                _towards(rng.uniform(-1.2, 1.2), rng.uniform(-0.2, 0.5)),
+                rng.uniform(0.1, 0.3) * _warmth(rng.normal(0, 0.5)),
+            )
+        )
     return Light(ambient, np.array([d for d, _ in lights]), np.array([c for _, c in lights]))
 
 
 def sample_glasses(rng: np.random.Generator) -> Glasses:
     """Spectacles, one in six of them dark."""
-    colour = linear(np.array([[0.05, 0.05, 0.05], [0.25, 0.15, 0.08], [0.6, 0.6, 0.62], [0.55, 0.42, 0.2]])[rng.integers(4)])
+    colour = linear(
+        np.array([[0.05, 0.05, 0.05], [0.25, 0.15, 0.08], [0.6, 0.6, 0.62], [0.55, 0.42, 0.2]])[rng.integers(4)]
+    )
     return Glasses(
         width=rng.uniform(0.25, 0.30),
         height=rng.uniform(0.18, 0.24),
@@ -172,7 +190,9 @@ def sample_glasses(rng: np.random.Generator) -> Glasses:
 
 def sample_makeup(rng: np.random.Generator) -> Makeup:
     """Lipstick and eyeliner."""
-    lips = linear(np.array([[0.66, 0.14, 0.18], [0.76, 0.33, 0.36], [0.60, 0.20, 0.28], [0.80, 0.42, 0.38]])[rng.integers(4)])
+    lips = linear(
+        np.array([[0.66, 0.14, 0.18], [0.76, 0.33, 0.36], [0.60, 0.20, 0.28], [0.80, 0.42, 0.38]])[rng.integers(4)]
+    )
     return Makeup((float(lips[0]), float(lips[1]), float(lips[2])), rng.uniform(0.35, 0.95), rng.uniform(0, 1))
 
 
@@ -181,7 +201,11 @@ def sample_clothes(rng: np.random.Generator) -> np.ndarray:
     first = linear(np.clip(rng.beta(0.8, 1.0) * 0.95 + rng.normal(0, 0.12, 3), 0.02, 0.98))
     stripes = rng.uniform(20, 60) if rng.random() < 0.2 else 0.0
     return np.concatenate(
-        [first, linear(rng.uniform(0.05, 0.95, 3)), [rng.uniform(5.62, 5.92), -rng.uniform(0.02, 0.26), stripes, rng.choice([0.0, 30.0])]]
+        [
+            first,
+            linear(rng.uniform(0.05, 0.95, 3)),
+            [rng.uniform(5.62, 5.92), -rng.uniform(0.02, 0.26), stripes, rng.choice([0.0, 30.0])],
+        ]
     )
 
 
@@ -195,7 +219,7 @@ def sample_scene(identity: int, sample: int, seed: int = 0) -> Scene:
         raise ValueError(f"identity {identity}, sample {sample}, seed {seed}: all must be at least 0")
     rng = np.random.default_rng([seed, identity, sample, 4])
     yaw = rng.normal(0, 0.12) if rng.random() < 0.35 else rng.normal(0, 0.40)
-    woman = np.random.default_rng([seed, identity, 0, 5]).random()  # a person's habit of make-up, unknown to their sex here
+    habit = np.random.default_rng([seed, identity, 0, 5]).random()  # of make-up; it shows on women
     return Scene(
         key=(seed, identity, sample),
         yaw=float(np.clip(yaw, -0.85, 0.85)),
@@ -216,7 +240,7 @@ def sample_scene(identity: int, sample: int, seed: int = 0) -> Scene:
         ),
         hair=int(rng.integers(HAIR_VARIANTS)),
         glasses=sample_glasses(rng) if rng.random() < 0.13 else None,
-        makeup=sample_makeup(rng) if rng.random() < 0.15 + 0.6 * woman else None,
+        makeup=sample_makeup(rng) if rng.random() < 0.15 + 0.6 * habit else None,
         exposure=float(rng.normal(0, 0.28)),
         quality=float(1 - 0.5 * rng.beta(1.2, 2.5) if rng.random() < 0.85 else rng.uniform(0.1, 0.5)),
     )

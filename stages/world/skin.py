@@ -10,7 +10,20 @@ from stages.world.traits import Traits
 
 ROWS, COLUMNS = 384, 256
 # sRGB of skin from the least to the most melanin
-_TONES = np.array([[243, 205, 182], [234, 188, 160], [222, 168, 134], [200, 143, 106], [160, 108, 77], [120, 77, 54], [84, 54, 40]]) / 255
+_TONES = (
+    np.array(
+        [
+            [240, 198, 172],
+            [230, 182, 152],
+            [216, 164, 132],
+            [194, 140, 108],
+            [156, 107, 80],
+            [118, 78, 58],
+            [84, 55, 43],
+        ]
+    )
+    / 255
+)
 _MELANIN = np.array([4.5, 1.7, 1.1])  # mean position on that scale by ancestry
 
 
@@ -67,7 +80,17 @@ def hairline(azimuth: np.ndarray, traits: Traits) -> np.ndarray:
     back = traits.recession * traits.elderly * traits.sex
     up, temples = traits.hairline + 0.10 * back, 0.03 * traits.sex + 0.30 * back
     around = [0, 0.35, 0.75, 1.05, 1.35, 1.62, 1.95, 2.4, 3.15]
-    heights = [7.92 + up, 7.92 + up + 0.3 * temples, 7.85 + 0.8 * up + temples, 7.55 + 0.7 * temples, 7.05, 7.28, 6.98, 6.66, 6.55]
+    heights = [
+        7.92 + up,
+        7.92 + up + 0.3 * temples,
+        7.85 + 0.8 * up + temples,
+        7.55 + 0.7 * temples,
+        7.05,
+        7.28,
+        6.98,
+        6.66,
+        6.55,
+    ]
     return np.interp(np.abs(azimuth), around, heights)
 
 
@@ -93,15 +116,21 @@ def bake(traits: Traits, rng: np.random.Generator) -> np.ndarray:
     rows, columns = HEIGHT[:, None], _AROUND[None]
     forehead = np.sin((rows - 7.6) * rng.uniform(38, 50) + 0.9 * wander) * spot(0, 7.72, 0.45, 0.13) * wrinkled
     feet = np.sin((rows - 7.26) * 70 + columns * 20 + wander) * both(0.62, 7.26, 0.10, 0.12) * wrinkled
-    fold = np.exp(-0.5 * ((columns - (0.30 + 0.42 * (6.98 - rows))) / 0.035) ** 2) * np.exp(-0.5 * ((rows - 6.78) / 0.14) ** 2)
+    fold = np.exp(-0.5 * ((columns - (0.30 + 0.42 * (6.98 - rows))) / 0.035) ** 2) * np.exp(
+        -0.5 * ((rows - 6.78) / 0.14) ** 2
+    )
     fold = fold * (0.15 + wrinkled) * rng.uniform(0.4, 1.2)
     relief = 0.5 * np.clip(forehead, -1, 0.3) + 0.4 * np.clip(feet, -1, 0.3) - 0.35 * fold
     relief += (0.05 + 0.07 * traits.texture) * noise(rng, 115) + 0.06 * noise(rng, 60) * (0.5 + elderly)
     shade = shade + 0.10 * np.clip(-forehead, 0, 1) + 0.10 * np.clip(-feet, 0, 1) + 0.12 * fold
 
-    chin = np.clip(1.3 * np.exp(-0.5 * ((rows - 6.30) / 0.30) ** 2), 0, 1) * (columns < 1.15) * (1 - spot(0, 6.98, 0.5, 0.17))
+    chin = (
+        np.clip(1.3 * np.exp(-0.5 * ((rows - 6.30) / 0.30) ** 2), 0, 1)
+        * (columns < 1.15)
+        * (1 - spot(0, 6.98, 0.5, 0.17))
+    )
     cheek = np.clip((rows - (6.62 + 0.42 * np.clip((columns - 0.55) / 0.5, 0, 1.6))) / 0.18, 0, 1)
-    beard = np.clip(chin * (1 - cheek) + 1.1 * spot(0, 6.76, 0.20, 0.05), 0, 1) * np.clip((rows - 6.08) / 0.14, 0, 1)
+    beard = np.clip(chin * (1 - cheek) + 1.1 * spot(0, 6.76, 0.20, 0.05), 0, 1) * np.clip((rows - 6.20) / 0.14, 0, 1)
 
     above = rows - hairline(AZIMUTH, traits)[None] + 0.015 * noise(rng, 30)
     ear = (np.abs(columns - 1.55) < 0.28) & (rows < 7.36) & (rows > 6.5)
@@ -109,7 +138,9 @@ def bake(traits: Traits, rng: np.random.Generator) -> np.ndarray:
 
     out = np.empty((ROWS, COLUMNS, 8), np.float32)
     base = tone(traits)
-    for c, (blood, dark, spotted, mole) in enumerate([(0.10, 0.5, 0.25, 0.5), (-0.42, 0.62, 0.45, 0.65), (-0.36, 0.60, 0.55, 0.70)]):
+    for c, (blood, dark, spotted, mole) in enumerate(
+        [(0.10, 0.5, 0.25, 0.5), (-0.42, 0.62, 0.45, 0.65), (-0.36, 0.60, 0.55, 0.70)]
+    ):
         colour = base[c] * mottle * (1 + 0.5 * blood * redness) * (1 - dark * shade)
         out[..., c] = np.clip(colour * (1 - spotted * freckles) * (1 - mole * np.minimum(moles, 1)), 0.004, 0.95)
     oily = spot(0, 7.75, 0.4, 0.2) + spot(0, 7.1, 0.1, 0.3) + 0.6 * spot(0, 6.3, 0.2, 0.1)

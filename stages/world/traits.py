@@ -22,12 +22,12 @@ YOUNGEST, OLDEST = 18.0, 80.0  # years
 
 # standard deviation of a region's parameters before they saturate at 1
 _SPREAD = {
-    "head": 0.30, "forehead": 0.40, "eyebrows": 0.45, "eyes": 0.45, "nose": 0.45, "mouth": 0.42,
-    "cheek": 0.45, "chin": 0.45, "ears": 0.35, "neck": 0.25, "asym": 0.16,
+    "head": 0.26, "forehead": 0.32, "eyebrows": 0.28, "eyes": 0.33, "nose": 0.38, "mouth": 0.36,
+    "cheek": 0.33, "chin": 0.36, "ears": 0.35, "neck": 0.25, "asym": 0.13,
 }  # fmt: skip
 # what tells people apart at a glance varies more, what deforms the skull less
 _SPREAD_OF = {
-    "eye-scale": 0.55, "eye-trans-in": 0.6, "nose-scale-horiz-decr": 0.6, "nose-scale-vert-decr": 0.6, "nose-hump-decr": 0.5,
+    "eye-scale": 0.5, "eyebrows-angle": 0.2, "head-scale-horiz": 0.4, "head-fat": 0.3, "eye-trans-in": 0.6, "nose-scale-horiz-decr": 0.6, "nose-scale-vert-decr": 0.6, "nose-hump-decr": 0.5,
     "mouth-scale-horiz-decr": 0.6, "mouth-trans-down": 0.5, "chin-height-decr": 0.6, "chin-width-decr": 0.6,
     "mouth-upperlip-volume-decr": 0.6, "mouth-lowerlip-volume-decr": 0.6, "eyebrows-trans-down": 0.5,
     "head-trans-backward": 0.1, "head-trans-down": 0.1, "head-trans-in": 0.05, "nose-trans-in": 0.12, "mouth-trans-in": 0.12,
@@ -35,7 +35,16 @@ _SPREAD_OF = {
     "ear-shape-triangle": 0.1, "ear-shape-square": 0.1, "head-age-decr": 0.25, "eye-eyefold-angle-down": 0.3, "neck-double-decr": 0.25,
     "eye-push1-in": 0.25, "eye-push2-in": 0.25, "head-angle-in": 0.3,
 }  # fmt: skip
-_MEAN_OF = {"eye-scale-decr": 0.20, "eye-height2-decr": 0.22, "eye-height1-decr": 0.10, "eye-height3-decr": 0.10, "eyebrows-trans-down": 0.15}
+_MEAN_OF = {
+    "eye-scale-decr": 0.30, "eye-height2-decr": 0.22, "eye-height1-decr": 0.10, "eye-height3-decr": 0.10, "eyebrows-trans-down": 0.15, "eyebrows-angle-down": -0.1,
+    "mouth-scale-horiz-decr": 0.2, "head-scale-horiz-decr": -0.12, "head-fat-decr": -0.15, "mouth-angles-down": 0.1}  # fmt: skip
+
+# how the mean of women differs from that of men, beyond MakeHuman's own targets
+_WOMEN = {
+    "eye-scale-decr": 0.35, "eye-height2-decr": 0.25, "mouth-upperlip-volume-decr": 0.4, "mouth-lowerlip-volume-decr": 0.4,
+    "chin-width-decr": -0.4, "nose-scale-horiz-decr": -0.3, "nose-volume-decr": -0.3, "eyebrows-trans-down": 0.3,
+    "chin-prominent-decr": -0.3, "head-fat-decr": -0.2, "chin-height-decr": -0.2, "head-scale-horiz-decr": -0.15,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,8 @@ def sample_traits(identity: int, seed: int = 0) -> Traits:
         age=float(age),
         ancestry=(african, float(ancestry[1]), float(1 - african - ancestry[1])),
         muscle=float(np.clip(rng.normal(0.5, 0.2), 0, 1)),
-        weight=float(np.clip(rng.normal(0.45, 0.22), 0, 1)),
-        shape=_sample_shape(rng),
+        weight=float(np.clip(rng.normal(0.40, 0.18), 0, 1)),
+        shape=_sample_shape(rng, sex),
         melanin=float(np.clip(rng.normal(), -2, 2)),
         hue=(float(np.clip(rng.normal(), -2, 2)), float(np.clip(rng.normal(), -2, 2))),
         redness=float(rng.uniform(0.2, 1)),
@@ -116,7 +125,7 @@ def sample_traits(identity: int, seed: int = 0) -> Traits:
         iris_size=float(rng.uniform(0.49, 0.56)),
         hair_tone=float(rng.random()),
         hair_red=bool(rng.random() < 0.06),
-        curl=float(np.clip(0.75 * african + rng.beta(1.2, 3.0) * (1 - 0.8 * ancestry[1]), 0, 1)),
+        curl=float(np.clip(0.65 * african + rng.beta(1.2, 3.5) * (1 - 0.8 * ancestry[1]), 0, 1)),
         hairline=float(rng.normal(0, 0.05)),
         recession=float(rng.random()),
         grey_from=float(rng.normal(48, 7)),
@@ -131,11 +140,11 @@ def sample_traits(identity: int, seed: int = 0) -> Traits:
     )
 
 
-def _sample_shape(rng: np.random.Generator) -> np.ndarray:
+def _sample_shape(rng: np.random.Generator, sex: float) -> np.ndarray:
     """Signed shape parameters [p, 2]; tanh keeps each inside its target, the sides differ slightly."""
     parameters = load().parameters
     spread = np.array([_lookup(_SPREAD_OF, p.name, _SPREAD[p.region]) for p in parameters])
-    mean = np.array([_MEAN_OF.get(p.name, 0.0) for p in parameters])
+    mean = np.array([_MEAN_OF.get(p.name, 0.0) + (0.5 - sex) * _WOMEN.get(p.name, 0.0) for p in parameters])
     common = mean + rng.normal(size=len(parameters)) * spread
     sides = common[:, None] + rng.normal(size=(len(parameters), 2)) * 0.04
     return np.tanh(sides).astype(np.float32)
