@@ -81,10 +81,11 @@ class Roc:
         """
         if not self.impostors:
             return float("nan"), float("nan")
-        corners = self.corners()[::-1]
+        corners = self.corners[::-1]
         point = corners[np.argmin(np.abs(self.far[corners] - far))]
         return float(self.tar[point]), float(self.thresholds[point])
 
+    @cached_property
     def corners(self) -> np.ndarray:
         """Indices [m] of the points that scikit-learn's `roc_curve` keeps: no point between two equal steps."""
         steps = np.stack([self.false_accepts[1:], self.true_accepts[1:]])

@@ -19,7 +19,7 @@ BINS = np.linspace(-1, 1, 101)  # of the score histogram, cosines
 
 def write_roc_csv(path: Path, roc: Roc) -> None:
     """Columns fpr, tpr, threshold: corners of the curve, at most `POINTS`, half of them evenly spaced in log FAR."""
-    corners = roc.corners()
+    corners = roc.corners
     if len(corners) > POINTS:
         wanted = np.geomspace(1 / max(roc.impostors, 1), 1, POINTS // 2)
         by_far = np.minimum(np.searchsorted(roc.far[corners], wanted), len(corners) - 1)
@@ -53,7 +53,9 @@ def draw_roc(path: Path, curves: Mapping[str, Roc]) -> None:
     figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="FAR", ylabel="TAR", ylim=(0, 1.01), title="ROC")
     for name, roc in curves.items():
-        axes.plot(roc.far, roc.tar, label=f"{name} (AUC {100 * roc.auc():.2f} %)", linewidth=1.2)
+        axes.plot(
+            roc.far[roc.corners], roc.tar[roc.corners], label=f"{name} (AUC {100 * roc.auc():.2f} %)", linewidth=1.2
+        )
     _finish(figure, path)
 
 
@@ -62,7 +64,9 @@ def draw_det(path: Path, curves: Mapping[str, Roc]) -> None:
     figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="FAR", ylabel="FRR", title="DET")
     for name, roc in curves.items():
-        axes.plot(roc.far, 1 - roc.tar, label=f"{name} (EER {100 * roc.eer():.2f} %)", linewidth=1.2)
+        axes.plot(
+            roc.far[roc.corners], 1 - roc.tar[roc.corners], label=f"{name} (EER {100 * roc.eer():.2f} %)", linewidth=1.2
+        )
     _finish(figure, path)
 
 
