@@ -58,7 +58,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
         benchmarks.template_benchmark(folder, knobs.templates, size, seed),
         benchmarks.group_benchmark(folder, knobs.group_pairs, size, seed),
     ]
-    datasets.remove_stale(root / "data/source", [dataset.path for dataset in source])
+    datasets.remove_stale(root / "data/source", source)
+    datasets.remove_stale(folder, tests)
     datasets.make([*source, target, *tests], knobs.workers)
 
     metrics = {

@@ -361,16 +361,21 @@ def source_zips(
     ]
 
 
-def remove_stale(folder: Path, wanted: Iterable[Path]) -> None:
-    """Remove source zips that an earlier run rendered here and that are not wanted now.
+def remove_stale(folder: Path, datasets: Iterable[Dataset]) -> None:
+    """Remove what an earlier run rendered into this folder and what is not wanted now.
 
     Raises:
         StoreError: a zip there is not ours; it may be a download of many hours.
     """
-    for path in sorted(set(folder.glob("*.zip")) - set(wanted)):
+    wanted = {path for dataset in datasets for path in (dataset.path, dataset.card)}
+    stale = sorted(path for path in folder.glob("*.zip") if path not in wanted)
+    for path in stale:
         if not (SOURCE_ZIP.fullmatch(path.name) and re.fullmatch("[0-9a-f]{64}", comment(path))):
             raise StoreError(f"{path}: not rendered by the embedded world, and it would mix with it; move it away")
-        path.unlink()
+    for card in sorted(path for path in folder.glob("*.json") if path not in wanted):
+        stale += [path for path in (card.with_suffix(".bin"), card.with_suffix(""), card) if path.exists()]
+    for path in stale:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def render_source(
@@ -398,5 +403,5 @@ def render_source(
         ids_per_zip: the fixed range of a zip.
     """
     datasets = source_zips(folder, name, identities, images_per_id, look, size, seed, ids_per_zip)
-    remove_stale(folder, [dataset.path for dataset in datasets])
+    remove_stale(folder, datasets)
     make(datasets, workers, f"{name} {look}")

@@ -25,7 +25,7 @@ PARAMS = Params(n_ids=4, images_per_id=2, fetch=KNOBS)
 @pytest.fixture(autouse=True)
 def fake_world(monkeypatch):
     monkeypatch.setattr(datasets, "photograph", fake.photograph)
-    monkeypatch.setattr(datasets, "warm", fake.warm)
+    monkeypatch.setattr(datasets, "in_processes", fake.in_this_process)
 
 
 def test_everything_is_there_and_counted(tmp_path):

@@ -28,6 +28,10 @@ def picture(name: str) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
 
 
+def in_this_process(work, portraits, workers):
+    yield from map(work, portraits)
+
+
 def slow(portrait: Portrait) -> list[Picture]:
     Path(os.environ["FAKE_WORLD_PIDS"], str(os.getpid())).touch()
     time.sleep(0.05)

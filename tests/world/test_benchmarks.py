@@ -20,12 +20,12 @@ from tests.world import fake
 @pytest.fixture
 def fake_world(monkeypatch):
     monkeypatch.setattr(datasets, "photograph", fake.photograph)
-    monkeypatch.setattr(datasets, "warm", fake.warm)
+    monkeypatch.setattr(datasets, "in_processes", fake.in_this_process)
 
 
 def test_bin_has_ten_balanced_folds_of_disjoint_people(tmp_path, fake_world):
     dataset = benchmarks.pair_benchmark(tmp_path, "pose", 80, 112, 0)
-    make([dataset], workers=1)
+    make([dataset])
     with (tmp_path / "pose.bin").open("rb") as file:
         images, same = pickle.load(file, encoding="bytes")
     assert len(images) == 160
@@ -71,7 +71,7 @@ def test_age_pairs_show_two_heads_a_person():
 
 
 def test_templates(tmp_path, fake_world):
-    make([benchmarks.template_benchmark(tmp_path, 5, 112, 0)], workers=2)
+    make([benchmarks.template_benchmark(tmp_path, 5, 112, 0)])
     meta = tmp_path / "quality" / "meta"
     media = np.loadtxt(meta / "quality_face_tid_mid.txt", dtype=str)
     points = np.loadtxt(meta / "quality_name_5pts_score.txt", dtype=str)
@@ -105,7 +105,7 @@ def test_templates(tmp_path, fake_world):
 
 
 def test_groups(tmp_path, fake_world):
-    make([benchmarks.group_benchmark(tmp_path, 40, 112, 0)], workers=2)
+    make([benchmarks.group_benchmark(tmp_path, 40, 112, 0)])
     root = tmp_path / "groups"
     assert sorted(path.name for path in (root / "txts").iterdir()) == sorted(benchmarks.GROUPS)
     for group in benchmarks.GROUPS:

@@ -28,6 +28,11 @@ def fake_world(monkeypatch):
     monkeypatch.setattr(datasets, "warm", fake.warm)
 
 
+@pytest.fixture
+def serial(monkeypatch):
+    monkeypatch.setattr(datasets, "in_processes", fake.in_this_process)
+
+
 def render(folder, identities=range(5), workers=1, **changes):
     render_source(folder, "source", identities, 3, "raster", 8, workers=workers, **{"ids_per_zip": 2, **changes})
 
@@ -37,7 +42,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_zips_are_digiface_and_whole(tmp_path):
+def test_zips_are_digiface_and_whole(tmp_path, serial):
     render(tmp_path)
     source = Source(tmp_path)
     assert [path.name for path in source.zips] == [f"subjects_{a}-{a + 1}_3_imgs.zip" for a in (0, 2, 4)]
@@ -55,7 +60,7 @@ def test_number_of_processes_changes_nothing(tmp_path):
     assert hashes(tmp_path / "one") == hashes(tmp_path / "three")
 
 
-def test_more_identities_only_add_zips(tmp_path, capsys):
+def test_more_identities_only_add_zips(tmp_path, serial):
     render(tmp_path, range(4))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     render(tmp_path, range(6))
@@ -63,7 +68,7 @@ def test_more_identities_only_add_zips(tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_fewer_identities_remove_zips(tmp_path):
+def test_fewer_identities_remove_zips(tmp_path, serial):
     render(tmp_path, range(6))
     render(tmp_path, range(2))
     assert [path.name for path in tmp_path.iterdir()] == ["subjects_0-1_3_imgs.zip"]
@@ -78,7 +83,18 @@ def test_foreign_zip_is_never_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
 
 
-def test_another_seed_renders_anew(tmp_path):
+def test_benchmarks_of_another_plan_are_removed(tmp_path, serial):
+    def benchmark(name):
+        return datasets.Dataset(tmp_path / name, "stamp", [], lambda path, pictures: path.is_dir() or path.touch())
+
+    plan = [benchmark(name) for name in ("random.bin", "random-raster.bin", "quality")]
+    make(plan)
+    (tmp_path / "lfw.bin").touch()  # the user's
+    datasets.remove_stale(tmp_path, plan[1:2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lfw.bin", "random-raster.bin", "random-raster.json"]
+
+
+def test_another_seed_renders_anew(tmp_path, serial):
     render(tmp_path, range(2))
     before = hashes(tmp_path)
     render(tmp_path, range(2), seed=1)
@@ -86,7 +102,7 @@ def test_another_seed_renders_anew(tmp_path):
     assert hashes(tmp_path) != before
 
 
-def test_truncated_zip_is_rendered_anew(tmp_path):
+def test_truncated_zip_is_rendered_anew(tmp_path, serial):
     render(tmp_path)
     before = hashes(tmp_path)
     victim = tmp_path / "subjects_2-3_3_imgs.zip"
@@ -95,7 +111,7 @@ def test_truncated_zip_is_rendered_anew(tmp_path):
     assert hashes(tmp_path) == before
 
 
-def test_hard_linked_output_is_replaced_not_written_through(tmp_path):
+def test_hard_linked_output_is_replaced_not_written_through(tmp_path, serial):
     folder, cached = tmp_path / "source", tmp_path / "cached"
     render(folder, range(2))
     (zip_path,) = folder.iterdir()
@@ -172,7 +188,7 @@ def test_killed_run_leaves_no_process_and_goes_on(tmp_path):
     assert hashes(folder) == hashes(tmp_path / "whole")
 
 
-def test_nothing_missing_starts_no_process(tmp_path, monkeypatch):
+def test_nothing_missing_starts_no_process(tmp_path, serial, monkeypatch):
     render(tmp_path)
     monkeypatch.setattr(datasets, "in_processes", None)
     render(tmp_path)
@@ -237,7 +253,7 @@ def test_person_without_a_face_is_an_error(shy_world):
         datasets.photograph(Portrait(5, (Shot(0),), "camera", 16, 0, crop="found"))
 
 
-def test_card_is_gone_while_its_file_is_replaced(tmp_path):
+def test_card_is_gone_while_its_file_is_replaced(tmp_path, serial):
     def write(path, pictures):
         assert not dataset.card.exists()
         path.write_bytes(b"".join(picture.encoded for portrait in pictures for picture in portrait))
