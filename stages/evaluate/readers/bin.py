@@ -19,6 +19,8 @@ import numpy as np
 from stages.evaluate.benchmarks import Images, Pairs
 from stages.store import StoreError
 
+BOOLS, BYTES = ("b1", "?", "bool"), ("u1", "uint8")  # NumPy's codes
+
 
 def read_bin(path: Path) -> Pairs:
     """Read a `.bin`; equal images are kept once.
@@ -32,7 +34,7 @@ def read_bin(path: Path) -> Pairs:
     except FileNotFoundError:
         raise StoreError(f"{path}: not found") from None
     try:
-        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        value = _plain(_Unpickler(io.BytesIO(content), encoding="bytes").load())
     except _NotAllowed as error:
         raise StoreError(
             f"{path}: this pickle wants to use {error}, which no benchmark needs, so it was not run; get the file from "
@@ -42,7 +44,7 @@ def read_bin(path: Path) -> Pairs:
         raise StoreError(
             f"{path}: truncated or no InsightFace .bin ({type(error).__name__}: {error}); fetch it again"
         ) from None
-    if not (isinstance(value, tuple | list) and len(value) == 2):
+    if not (isinstance(value, list) and len(value) == 2):
         raise StoreError(f"{path}: holds a {type(value).__name__}, where (images, labels) was expected")
     images = [_bytes(path, number, image) for number, image in enumerate(_items(path, value[0], "images"))]
     same = np.array([_bool(path, number, label) for number, label in enumerate(_items(path, value[1], "labels"))], bool)
@@ -73,19 +75,38 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for an array under reconstruction: remembers its raw bytes."""
+    """Stands in for an array under reconstruction: remembers its dtype and its raw bytes, or its list of objects."""
 
-    def __init__(self, dtype: _Dtype | None = None, raw: bytes = b"") -> None:
+    def __init__(self, dtype: _Dtype | None = None, raw: Any = b"") -> None:
         self.dtype, self.raw = dtype, raw
 
     def __setstate__(self, state: Any) -> None:
         _, _, self.dtype, _, self.raw = state
 
-    def values(self) -> np.ndarray:
-        """A flat array of bools or bytes."""
-        if self.dtype is None or self.dtype.code not in ("b1", "u1", "?", "bool", "uint8"):
-            raise ValueError("an array of something else than bools or bytes")
-        return np.frombuffer(self.raw, bool if self.dtype.code in ("b1", "?", "bool") else np.uint8)
+    def plain(self) -> Any:
+        """A list of bools, or of objects, or bytes."""
+        code = self.dtype.code if self.dtype else ""
+        if isinstance(self.raw, list):
+            return _plain(self.raw)
+        if code in BOOLS:
+            return [byte != 0 for byte in self.raw]
+        if code in BYTES:
+            return bytes(self.raw)
+        raise ValueError(f"an array of {code or 'nothing'}, where bools or bytes were expected")
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> int:
+    """Stands in for a NumPy scalar: a bool or an integer."""
+    if dtype.code not in BOOLS and dtype.code[:1] not in ("i", "u"):
+        raise ValueError(f"a scalar of type {dtype.code}")
+    return int.from_bytes(raw, "little")
+
+
+def _plain(value: Any) -> Any:
+    """Lists, bytes, bools and whatever else, with the stand-ins replaced by what they stand for."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.plain() if isinstance(value, _Array) else value
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -103,8 +124,8 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 }
 for _core in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_core}.multiarray._reconstruct"] = lambda *_: _Array()
-    _STAND_INS[f"{_core}.multiarray.scalar"] = _Array
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _Array(dtype, bytes(raw))
+    _STAND_INS[f"{_core}.multiarray.scalar"] = _scalar
+    _STAND_INS[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _Array(dtype, raw)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -116,24 +137,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _items(path: Path, value: Any, what: str) -> list[Any]:
-    if isinstance(value, _Array):
-        return list(value.values())
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | bytes):
         raise StoreError(f"{path}: the {what} are a {type(value).__name__}, where a list was expected")
     return list(value)
 
 
 def _bytes(path: Path, number: int, image: Any) -> bytes:
-    if isinstance(image, _Array):
-        image = image.values().tobytes()
     if not isinstance(image, bytes | bytearray) or not image:
         raise StoreError(f"{path}: image {number} is not the bytes of an image file; fetch it again")
     return bytes(image)
 
 
 def _bool(path: Path, number: int, label: Any) -> bool:
-    if isinstance(label, _Array):
-        label = label.values()[0]
-    if not isinstance(label, bool | int | np.bool_) or label not in (0, 1):
+    if not isinstance(label, int) or label not in (0, 1):
         raise StoreError(f"{path}: label {number} is {label!r}, where True or False was expected; fetch it again")
     return bool(label)
