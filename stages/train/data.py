@@ -77,7 +77,7 @@ class FaceDataset(Dataset):
         epoch, index = key
         image = self._read(index) if self.images is None else self.images[index]
         rng = np.random.default_rng([self.seed, AUGMENT, epoch, self.identity[index], self.sample[index]])
-        return np.ascontiguousarray(augment(image, rng, self.probability, self.flip)), int(self.label[index])
+        return augment(image, rng, self.probability, self.flip).copy(), int(self.label[index])
 
     def _read(self, index: int) -> np.ndarray:
         number = int(self.shard[index])

@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stages.params import Train
+from stages.train.heads import AdaFace, ArcFace, CosFace, create_head
+
+N, D, C = 12, 16, 7
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    norms = torch.linspace(0.0005, 130, N, dtype=torch.float64)  # past both ends of AdaFace's clip
+    embeddings = F.normalize(torch.randn(N, D, generator=generator, dtype=torch.float64)) * norms[:, None]
+    return embeddings, torch.randint(C, (N,), generator=generator)
+
+
+def cosines_by_loop(embeddings, kernel):
+    cosines = np.empty((N, C))
+    for i in range(N):
+        for c in range(C):
+            e, k = embeddings[i].numpy(), kernel[:, c].detach().numpy()
+            cosines[i, c] = e @ k / math.sqrt(e @ e) / math.sqrt(k @ k)
+    return cosines
+
+
+@pytest.mark.parametrize(
+    ("head", "with_margin"),
+    [
+        (ArcFace(D, C, margin=0.5, scale=64), lambda cosine: math.cos(math.acos(cosine) + 0.5)),
+        (CosFace(D, C, margin=0.4, scale=30), lambda cosine: cosine - 0.4),
+    ],
+    ids=["arcface", "cosface"],
+)
+def test_fixed_margins_by_loop(batch, head, with_margin):
+    embeddings, labels = batch
+    logits, cosines = head.double()(embeddings, labels)
+    expected = cosines_by_loop(embeddings, head.kernel)
+    np.testing.assert_allclose(cosines, expected, atol=1e-9)
+    for i, label in enumerate(labels):
+        expected[i, label] = with_margin(expected[i, label])
+    np.testing.assert_allclose(logits.detach(), head.s * expected, atol=1e-9)
+
+
+def test_adaface_by_loop(batch):
+    """The official `head.py` written out, over two batches: the statistics move before they are used."""
+    embeddings, labels = batch
+    m, h, s, t_alpha, eps = 0.4, 0.333, 64, 0.3, 1e-3
+    head = AdaFace(D, C, m, s, h, t_alpha).double()
+    mean, std = 20.0, 100.0
+    for scale in (1.0, 0.2):
+        logits, _ = head(scale * embeddings, labels)
+        norms = [min(max(float(scale * e.norm()), 0.001), 100) for e in embeddings]
+        average = sum(norms) / N
+        deviation = math.sqrt(sum((norm - average) ** 2 for norm in norms) / (N - 1))
+        mean = t_alpha * average + (1 - t_alpha) * mean
+        std = t_alpha * deviation + (1 - t_alpha) * std
+        expected = np.clip(cosines_by_loop(embeddings, head.kernel), -1 + eps, 1 - eps)
+        for i, label in enumerate(labels):
+            z = min(max((norms[i] - mean) / (std + eps) * h, -1), 1)
+            for c in range(C):
+                angle = math.acos(expected[i, c]) - (m * z if c == label else 0)
+                angle = min(max(angle, eps), math.pi - eps)
+                expected[i, c] = math.cos(angle) - (m + m * z if c == label else 0)
+        np.testing.assert_allclose(logits.detach(), s * expected, atol=1e-9)
+    assert head.batch_mean.item() == pytest.approx(mean)
+    assert head.batch_std.item() == pytest.approx(std)
+
+
+def test_adaface_clips_quality_and_angle():
+    head = AdaFace(2, 2, margin=0.4, scale=1, h=5, t_alpha=0)
+    with torch.no_grad():
+        head.kernel.copy_(torch.eye(2))
+        head.batch_mean.fill_(10)
+        head.batch_std.fill_(1)
+    labels = torch.tensor([0, 0])
+    logits, _ = head(torch.tensor([[50.0, 0], [1e-9, 0]]), labels)
+    # z is 1 and -1; the angle of the first is clipped to eps from below, the second's is arccos(1 - eps) + m
+    assert logits[0, 0].item() == pytest.approx(math.cos(1e-3) - 0.8, abs=1e-6)
+    assert logits[1, 0].item() == pytest.approx(math.cos(0.4 + math.acos(0.999)), abs=1e-5)
+
+
+def test_adaface_takes_a_batch_of_one(batch):
+    head = AdaFace(D, C, 0.4, 64).double()
+    logits, _ = head(batch[0][5:6], batch[1][5:6])
+    assert torch.isfinite(logits).all()
+    assert head.batch_std.item() == 100
+    assert head.batch_mean.item() == pytest.approx(0.99 * 20 + 0.01 * batch[0][5].norm().item())
+
+
+def test_quality_takes_no_gradient(batch):
+    """The norm steers the margin, but a longer embedding gains nothing: the gradient is orthogonal to it."""
+    embeddings = batch[0].clone().requires_grad_()
+    head = AdaFace(D, C, 0.4, 64, t_alpha=0.5).double()
+    F.cross_entropy(head(embeddings, batch[1])[0], batch[1]).backward()
+    along = (embeddings.grad * embeddings).sum(1).abs() / embeddings.norm(dim=1)
+    assert (along < 1e-8 * embeddings.grad.norm(dim=1).clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("name", ["adaface", "arcface", "cosface"])
+def test_gradients_are_finite_at_the_ends_and_differ_from_none_elsewhere(name):
+    head = create_head(Train(head=name), 4, 3)
+    with torch.no_grad():
+        head.kernel.copy_(torch.eye(4, 3))
+    ends = torch.eye(4)[:2] * torch.tensor([[20.0], [-20.0]])
+    embeddings = torch.cat([ends, torch.ones(1, 4)]).requires_grad_()
+    labels = torch.tensor([0, 1, 2])
+    F.cross_entropy(head(embeddings, labels)[0], labels).backward()
+    assert torch.isfinite(embeddings.grad).all()
+    assert embeddings.grad[2].abs().sum() > 0
+
+
+def test_margin_makes_the_loss_larger(batch):
+    losses = []
+    for margin in (0.0, 0.2, 0.4):
+        torch.manual_seed(0)
+        head = CosFace(D, C, margin, 64).double()
+        losses.append(F.cross_entropy(head(*batch)[0], batch[1]).item())
+    assert losses == sorted(losses)
+    assert losses[0] < losses[1]
+
+
+def test_adaface_starts_with_unit_centres():
+    torch.testing.assert_close(AdaFace(D, C, 0.4, 64).kernel.norm(dim=0), torch.ones(C))
