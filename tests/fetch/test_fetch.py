@@ -19,7 +19,7 @@ KNOBS = Fetch(
     group_pairs=40,
     workers=2,
 )
-PARAMS = Params(n_ids=4, images_per_id=2, fetch=KNOBS)
+PARAMS = Params(n_ids=5, images_per_id=2, fetch=KNOBS)
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +30,10 @@ def fake_world(monkeypatch):
 
 def test_everything_is_there_and_counted(tmp_path):
     fetch.run(PARAMS, tmp_path)
-    assert Source(tmp_path / "data/source").identities.tolist() == [0, 1, 2, 3, 4, 5]  # ceil(1.25 * 4), whole zips
+    assert Source(tmp_path / "data/source").identities.tolist() == list(range(9))  # ceil(1.25 * 5) = 7, in whole zips
     assert len(ImageArchive(tmp_path / "data/target/target.zip")) == 6
     metrics = json.loads((tmp_path / "metrics/fetch.json").read_text())
-    assert (metrics["source_identities"], metrics["source_images"]) == (6, 12)
+    assert (metrics["source_identities"], metrics["source_images"]) == (9, 18)
     assert (metrics["target_identities"], metrics["target_images"]) == (3, 6)
     for name in ("random", "pose", "profile", "age", "random-raster"):
         assert (tmp_path / f"data/benchmarks/{name}.bin").is_file()
@@ -55,7 +55,7 @@ def test_second_run_touches_nothing_but_the_metrics(tmp_path):
 
 def test_too_few_images_stop_before_anything_is_written(tmp_path):
     with pytest.raises(ParamsError, match=r"images_per_id is 3.*source_images_per_id = 2"):
-        fetch.run(Params(n_ids=4, images_per_id=3, fetch=KNOBS), tmp_path)
+        fetch.run(Params(n_ids=5, images_per_id=3, fetch=KNOBS), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
