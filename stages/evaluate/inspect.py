@@ -53,8 +53,13 @@ def _safetensors(path: Path) -> dict[str, Any]:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
-    card = json.loads(metadata["card"]) if "card" in metadata else {}
-    return {"format": "safetensors", **_network(shapes), **card}
+    if "card" not in metadata:
+        return {"format": "safetensors", **_recognise(shapes), **_size(shapes)}
+    try:
+        card = json.loads(metadata["card"])
+        return {"format": "safetensors", "network": card.pop("backbone"), **card, **_size(shapes)}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}: its model card is broken ({error})") from error
 
 
 def _torch(path: Path) -> dict[str, Any]:
@@ -72,7 +77,9 @@ def _torch(path: Path) -> dict[str, Any]:
     if not shapes:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         return {"format": "torch checkpoint", "network": "unknown", "keys": keys}
-    return {"format": "torch checkpoint", **_network(shapes)}
+    network = {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
+    shapes = network or shapes  # Lightning's checkpoints hold the network beside its head
+    return {"format": "torch checkpoint", **_recognise(shapes), **_size(shapes)}
 
 
 def _onnx(path: Path) -> dict[str, Any]:
@@ -100,11 +107,9 @@ def _onnx_shape(value: Any) -> str:
     return f"{value.name} {sizes}"
 
 
-def _network(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    inner = {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
-    shapes = inner or shapes  # Lightning's checkpoints hold the network beside its head
+def _size(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     sizes = [math.prod(shape) for name, shape in shapes.items() if not name.endswith(COUNTED_APART)]
-    return {**_recognise(shapes), "entries": len(shapes), "parameters": f"{sum(sizes):,}"}
+    return {"entries": len(shapes), "parameters": f"{sum(sizes):,}"}
 
 
 def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def draw_pairs(path: Path, rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndar
     height, width = shown[0][0].shape[:2] if shown else (0, 0)
     columns = max((len(pairs) for pairs in rows.values()), default=0)
     row_height = 2 * text + 2 * height + 2 * margin
-    sheet = Image.new("RGB", (max(columns * (width + margin) + margin, 200), len(rows) * row_height), "white")
+    sheet = Image.new(
+        "RGB", (max(columns * (width + margin) + margin, 200), max(len(rows) * row_height, text)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for row, (title, pairs) in enumerate(rows.items()):
         top = row * row_height

@@ -1,0 +1,178 @@
+"""Crops, views and the cache."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.align.warp import ARCFACE_POINTS
+from stages.evaluate import embeddings
+from stages.evaluate.benchmarks import Images, Landmarks
+from stages.evaluate.embeddings import Network, crop_mode, decode, embed, load, load_network, short_side
+from stages.store import StoreError, encode
+from stages.train.backbones import load_backbone
+from tests.evaluate.conftest import jpeg
+
+
+def images(tmp_path, pictures, **more) -> Images:
+    encoded = [encode(picture) for picture in pictures]
+    return Images([f"{n}.png" for n in range(len(encoded))], encoded.__getitem__, "digest", **more)
+
+
+def pictures(count, height=112, width=112):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+class Spy:
+    """A network that gives the mean colours of the left and right half, and counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+        self.network = Network("spy", "digest", "rgb", self)
+
+    def __call__(self, batch):
+        self.calls += 1
+        halves = batch.reshape(len(batch), 112, 2, 56, 3).mean((1, 3)).reshape(len(batch), 6)
+        return halves.astype(np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_views_and_batches(tmp_path, cache, batch_size):
+    shown = pictures(5)
+    spy = Spy()
+    found = embed(spy.network, images(tmp_path, shown, aligned=True), flip=True, align=False, batch_size=batch_size)
+    halves = shown.reshape(5, 112, 2, 56, 3).mean((1, 3))
+    np.testing.assert_allclose(found.views[0], halves.reshape(5, 6), rtol=1e-6)
+    np.testing.assert_allclose(found.views[1], halves[:, ::-1].reshape(5, 6), rtol=1e-6)
+    assert found.found.all()
+
+
+def test_the_cache_answers_for_the_same_network_images_and_crop_only(tmp_path):
+    spy, shown = Spy(), images(tmp_path, pictures(4), aligned=True)
+    arguments = {"flip": True, "align": False, "batch_size": 2}
+    first = embed(spy.network, shown, **arguments)
+    calls = spy.calls
+    again = embed(spy.network, shown, **arguments)
+    assert spy.calls == calls
+    np.testing.assert_array_equal(first.views, again.views)
+    others = [
+        (Network("spy", "other", "rgb", spy), shown, arguments),
+        (Network("spy", "digest", "bgr", spy), shown, arguments),
+        (spy.network, Images(shown.names, shown.encoded, "other", aligned=True), arguments),
+        (spy.network, Images(shown.names, shown.encoded, "digest"), arguments),
+        (spy.network, shown, {**arguments, "flip": False}),
+    ]
+    for network, other, more in others:
+        before = spy.calls
+        embed(network, other, **more)
+        assert spy.calls > before
+
+
+def test_a_damaged_cache_is_computed_again(tmp_path, cache):
+    spy, shown = Spy(), images(tmp_path, pictures(2), aligned=True)
+    first = embed(spy.network, shown, flip=False, align=False, batch_size=2)
+    (path,) = (cache / "embeddings").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(embed(spy.network, shown, flip=False, align=False, batch_size=2).views, first.views)
+
+
+def test_an_embedding_that_is_not_finite_names_its_image(tmp_path, cache):
+    def broken(batch):
+        return np.where(np.arange(len(batch))[:, None] == 1, np.nan, np.ones((len(batch), 4))).astype(np.float32)
+
+    with pytest.raises(StoreError, match=r"its embedding of 1\.png is not finite"):
+        embed(
+            Network("net.onnx", "d", "rgb", broken),
+            images(tmp_path, pictures(3), aligned=True),
+            flip=False,
+            align=False,
+            batch_size=3,
+        )
+    assert not (cache / "embeddings").exists()
+
+
+def test_crop_modes(tmp_path):
+    shown = pictures(1, 150, 112)
+    points = Landmarks(np.float32(ARCFACE_POINTS[None] + [0, 20]), tmp_path / "lmk.txt", np.array([7]))
+    given = images(tmp_path, pictures(1), aligned=True)
+    landmarks = images(tmp_path, shown, landmarks=points)
+    plain = images(tmp_path, shown)
+    assert [crop_mode(*case) for case in ((given, True), (landmarks, True), (plain, True), (plain, False))] == [
+        "given",
+        "landmarks",
+        "detection",
+        "centre",
+    ]
+    np.testing.assert_array_equal(load(landmarks, [0], True)[0][0], shown[0, 20:132])
+    np.testing.assert_array_equal(load(plain, [0], False)[0][0], shown[0, 19:131])
+
+
+def test_an_image_without_a_face_is_cropped_to_its_centre_and_counted(tmp_path):
+    shown = np.full((1, 150, 112, 3), 90, np.uint8)
+    shown[0, 19:131] = 91
+    crops, found = load(images(tmp_path, shown), [0], True)
+    assert not found.any()
+    assert (crops == 91).all()
+
+
+@pytest.mark.parametrize(("shift", "broken"), [(0, False), (-70, False), (-150, True), (150, True)])
+def test_landmarks_outside(tmp_path, shift, broken):
+    points = np.float32(ARCFACE_POINTS[None] + [shift, 0])
+    shown = images(tmp_path, pictures(1), landmarks=Landmarks(points, tmp_path / "lmk.txt", np.array([7])))
+    if not broken:
+        load(shown, [0], True)
+        return
+    with pytest.raises(StoreError, match=r"lmk\.txt, line 7: landmarks .* lie outside of 0\.png \(112 x 112 px\)"):
+        load(shown, [0], True)
+
+
+def test_bin_images_of_another_size_are_scaled_by_their_short_side(tmp_path):
+    assert short_side(np.zeros((224, 224, 3), np.uint8), 112).shape == (112, 112, 3)
+    assert short_side(np.zeros((50, 50, 3), np.uint8), 112).shape == (112, 112, 3)
+    with pytest.raises(StoreError, match=r"0\.png: 149 x 112 px is not square"):
+        load(images(tmp_path, pictures(1, 150, 200), aligned=True), [0], False)
+
+
+def test_decode():
+    picture = pictures(1)[0]
+    np.testing.assert_array_equal(decode(encode(picture)), picture)
+    for broken in (b"", b"\xff\xd8\xff", jpeg(0)[:10]):
+        with pytest.raises(StoreError, match=r"a\.jpg: does not decode"):
+            decode(broken, "a.jpg")
+
+
+def test_channel_order(backbone, tmp_path):
+    batch = pictures(3)
+    network, card = load_backbone(backbone)
+    assert card.channels == "rgb"
+    with torch.inference_mode():
+        rgb, bgr = (
+            network((torch.from_numpy(x.astype(np.float32)).permute(0, 3, 1, 2) - 127.5) / 127.5).numpy()
+            for x in (batch, batch[..., ::-1].copy())
+        )
+    np.testing.assert_allclose(load_network(backbone).forward(batch), rgb, atol=1e-5 * np.abs(rgb).max())
+    np.testing.assert_allclose(load_network(backbone, "bgr").forward(batch), bgr, atol=1e-5 * np.abs(rgb).max())
+    assert np.abs(rgb - bgr).max() > 0.1 * np.abs(rgb).max()
+    with pytest.raises(StoreError, match="'gray'"):
+        load_network(backbone, "gray")
+
+
+def test_an_onnx_encoder_gives_what_its_network_gives(backbone, tmp_path):
+    network, _ = load_backbone(backbone)
+    path = tmp_path / "encoder.onnx"
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 3, 112, 112),),
+        path,
+        dynamo=False,
+        input_names=["data"],
+        dynamic_axes={"data": {0: "n"}},
+    )
+    batch = pictures(2)
+    for channels in ("rgb", "bgr"):
+        wanted = load_network(backbone, channels).forward(batch)
+        found = load_network(path, channels).forward(batch)
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_thread_and_detector_are_made_once():
+    assert embeddings._detector() is embeddings._detector()

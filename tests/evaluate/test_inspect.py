@@ -1,0 +1,81 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stages.evaluate.inspect import describe
+from stages.store import StoreError
+from stages.train.backbones import create_backbone
+
+
+def facts(path) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in describe(path).splitlines())
+
+
+def test_our_checkpoint(backbone):
+    found = facts(backbone)
+    parameters = sum(p.numel() for p in create_backbone("iresnet_tiny").parameters())
+    assert found["network"] == "iresnet_tiny"
+    assert found["channels"] == "rgb"
+    assert found["embedding"] == "256"
+    assert found["parameters"] == f"{parameters:,}"
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "parameters"), [("ir_18", "bgr", "24,020,352"), ("iresnet18", "rgb", "24,025,600")]
+)
+def test_official_layouts(tmp_path, name, channels, parameters):
+    state = create_backbone(name).state_dict()
+    if name == "ir_18":
+        state = {
+            "state_dict": {
+                **{f"model.{key}": value for key, value in state.items()},
+                "head.kernel": torch.zeros(512, 9),
+            }
+        }
+    torch.save(state, tmp_path / "net.pth")
+    found = facts(tmp_path / "net.pth")
+    assert found["network"].startswith(name + " ")
+    assert found["channels"].startswith(channels)
+    assert found["parameters"] == parameters
+
+
+def test_another_network(tmp_path):
+    torch.save({"params_ema": torch.zeros(2)}, tmp_path / "a.pth")
+    assert facts(tmp_path / "a.pth")["network"] == "unknown"
+    save_file({"position_emb": torch.zeros(256, 512)}, tmp_path / "a.safetensors")
+    found = facts(tmp_path / "a.safetensors")
+    assert (found["network"], found["entries"], found["parameters"]) == ("CodeFormer", "1", "131,072")
+
+
+def test_onnx(tmp_path, backbone):
+    from stages.train.backbones import load_backbone
+
+    path = tmp_path / "a.onnx"
+    torch.onnx.export(
+        load_backbone(backbone)[0], (torch.zeros(1, 3, 112, 112),), path, dynamo=False, input_names=["data"]
+    )
+    found = facts(path)
+    assert found["format"] == "ONNX"
+    assert found["inputs"] == "data [1, 3, 112, 112]"
+    assert found["channels"] == "rgb, (x - 127.5) / 127.5"
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.onnx", "a.safetensors"])
+def test_files_that_are_none(tmp_path, name):
+    with pytest.raises(StoreError, match="no such file"):
+        describe(tmp_path / name)
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(StoreError, match=name):
+        describe(tmp_path / name)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(StoreError, match="would run as code"):
+        describe(tmp_path / "evil.ckpt")
+    assert not capsys.readouterr().out
