@@ -173,12 +173,12 @@ def contact_sheet(tiles: Sequence[np.ndarray], captions: Sequence[str], columns:
     gap, line = 8, 18  # px
     height, width = tiles[0].shape[:2]
     rows = -(-len(tiles) // columns)
-    size = (columns * (width + gap) + gap, rows * (height + line + gap) + gap)
+    size = (columns * (width + gap) - gap, rows * (height + line + gap) - gap)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         row, column = divmod(place, columns)
-        left, top = gap + column * (width + gap), gap + row * (height + line + gap)
+        left, top = column * (width + gap), row * (height + line + gap)
         sheet.paste(Image.fromarray(tile), (left, top))
         draw.text((left, top + height + 1), caption, "#333", font)
     return np.asarray(sheet)
@@ -194,7 +194,7 @@ def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table
     counts = {"all": np.histogram(everyone, edges)[0], "chosen": np.histogram(chosen, edges)[0]}
     with replacing(table) as path:
         lines = [f"{low:.2f},{a},{c}" for low, a, c in zip(edges[:-1], *counts.values(), strict=True)]
-        path.write_text("\n".join(["similarity,all,chosen", *lines]) + "\n")
+        path.write_text("\n".join(["similarity,identities,chosen", *lines]) + "\n")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots()
     axes.stairs(counts["all"], edges, fill=True, color="#c9d3dd", label=f"all {len(everyone):,} identities")
@@ -205,7 +205,7 @@ def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with replacing(picture) as path:
-        figure.savefig(path, format="png", dpi=120)
+        figure.savefig(path, format="png", dpi=100)
 
 
 def _closest_pairs(

@@ -186,7 +186,7 @@ def _metrics(folder: Path, dimension: int, aligned: bool) -> dict[str, float | i
     identities, sums, counts = identity_sums(source)
     lengths = np.linalg.norm(sums.astype(np.float64), axis=1)
     total = np.linalg.norm((sums / lengths[:, None]).sum(0))
-    pairs = len(identities) * (len(identities) - 1)
+    pairs = max(len(identities) * (len(identities) - 1), 1)
     metrics = {
         "identities": len(identities),
         "source_images": int(counts.sum()),
