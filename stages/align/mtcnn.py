@@ -15,7 +15,6 @@ Notation: b images of h x w pixels, n boxes (x1, y1, x2, y2) in pixels of the im
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from torch.nn import functional as F
 from stages.store import StoreError
 
 CELL, STRIDE = 12, 2  # px: P-Net's receptive field, and how far apart its outputs are
-CROPS = 64  # of a pass through R- or O-Net: their activations stay in the cache
+PASS = {"cpu": (8, 32), "cuda": (128, 2048)}  # images through P-Net and crops through R- and O-Net at once
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,11 @@ def _pool(number: int, kernel: int) -> dict[str, nn.Module]:
     return {f"pool{number}": _MaxPool(kernel)}
 
 
+def _probability(x: Tensor) -> Tensor:
+    """Softmax's second class, rounded from float64: float32's depends in its last bit on the place in the batch."""
+    return (x[:, 1].double() - x[:, 0].double()).sigmoid().float()
+
+
 class PNet(nn.Module):
     """[n, 3, h, w] in [-1, 1] -> face probability [n, h', w'] and box offsets [n, 4, h', w'], h' about h / 2 - 5."""
 
@@ -111,7 +115,7 @@ class PNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Probability and offsets of every cell."""
         x = self.features(x)
-        return self.conv4_1(x).softmax(1)[:, 1], self.conv4_2(x)
+        return _probability(self.conv4_1(x)), self.conv4_2(x)
 
 
 class RNet(nn.Module):
@@ -135,7 +139,7 @@ class RNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Probability and offsets of every crop."""
         x = self.features(x)
-        return self.conv5_1(x).softmax(1)[:, 1], self.conv5_2(x)
+        return _probability(self.conv5_1(x)), self.conv5_2(x)
 
 
 class ONet(nn.Module):
@@ -162,7 +166,7 @@ class ONet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probability, offsets and landmarks (as fractions of the crop) of every crop."""
         x = self.features(x)
-        return self.conv6_1(x).softmax(1)[:, 1], self.conv6_2(x), self.conv6_3(x)
+        return _probability(self.conv6_1(x)), self.conv6_2(x), self.conv6_3(x)
 
 
 def official_weights(name: str) -> list[np.ndarray]:
@@ -246,8 +250,10 @@ class AreaResizer:
         window = min(self.height, self.width) // CELL + 2  # px: the longest side, at the pyramid's last level
         self.channels = 3 if 255 * window**2 < 1 << 21 else 1  # of an integer
         self.bits = 63 // self.channels
-        values = images.permute(3, 0, 1, 2).long().unflatten(0, (-1, self.channels))
-        packed = torch.stack([values[:, k] << self.bits * k for k in range(self.channels)]).sum(0)
+        values = images.permute(3, 0, 1, 2).unflatten(0, (-1, self.channels))
+        packed = values[:, 0].long()
+        for k in range(1, self.channels):
+            packed += values[:, k].long() << self.bits * k
         self.integral = F.pad(packed.cumsum(2).cumsum(3), (1, 0, 1, 0))  # [planes, b, h + 1, w + 1]
 
     def level(self, height: int, width: int) -> Tensor:
@@ -304,6 +310,11 @@ def _squared(boxes: Tensor) -> Tensor:
     return torch.cat([corner, corner + longer], 1)
 
 
+def _filled(x: Tensor, size: int) -> Tensor:
+    """A last pass filled up with zeros: a convolution of another batch size may sum in another order."""
+    return x if len(x) == size else F.pad(x, (0, 0, 0, 0, 0, 0, 0, size - len(x)))
+
+
 class MTCNN:
     """The detector; defaults are facenet-pytorch's.
 
@@ -311,7 +322,7 @@ class MTCNN:
         thresholds: least probability of P-, R- and O-Net.
         factor: of the image pyramid, in (0, 1).
         min_face: smallest face in px.
-        device: of torch.
+        device: of torch, or `auto`: the GPU if there is one.
     """
 
     def __init__(
@@ -319,9 +330,12 @@ class MTCNN:
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
         factor: float = 0.709,
         min_face: int = 20,
-        device: str | torch.device = "cpu",
+        device: str = "cpu",
     ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.thresholds, self.factor, self.min_face, self.device = thresholds, factor, min_face, torch.device(device)
+        self.images, self.crops = PASS[self.device.type]
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
         for name, net in (("pnet", self.pnet), ("rnet", self.rnet), ("onet", self.onet)):
             load_official(net, name)
@@ -370,7 +384,9 @@ class MTCNN:
         """P-Net on every level: square boxes [n, 4] and the images [n] they lie in."""
         levels = []
         for scale in self.scales(h, w):
-            scores, offsets = self.pnet(resizer.level(int(h * scale + 1), int(w * scale + 1)))
+            level = resizer.level(int(h * scale + 1), int(w * scale + 1))
+            passes = [self.pnet(_filled(part, self.images)) for part in level.split(self.images)]
+            scores, offsets = (torch.cat(column)[: len(level)] for column in zip(*passes, strict=True))
             image, row, column = (scores >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = STRIDE * torch.stack([column, row], 1).float() + 1
             boxes = torch.cat([(corner / scale).floor(), ((corner + CELL - 1) / scale).floor()], 1)
@@ -411,8 +427,6 @@ class MTCNN:
         end = boxes[:, 2:].trunc().long().minimum(limit)
         inside = (begin < end).all(1)
         boxes, image, begin, end = boxes[inside], image[inside], begin[inside], end[inside]
-        parts = [
-            net(resizer.crops(image[i : i + CROPS], begin[i : i + CROPS], end[i : i + CROPS], size))
-            for i in range(0, max(len(boxes), 1), CROPS)
-        ]
-        return boxes, image, [torch.cat(column) for column in zip(*parts, strict=True)]
+        windows = zip(*(column.split(self.crops) for column in (image, begin, end)), strict=True)
+        passes = [net(_filled(resizer.crops(*window, size), self.crops)) for window in windows]
+        return boxes, image, [torch.cat(column)[: len(boxes)] for column in zip(*passes, strict=True)]
