@@ -2,19 +2,26 @@
 
     r2r align
 
-Shards `data/align/00000.h5` ... hold the chosen identities in filter's order, `align.ids_per_shard` each.
+Shards `data/align/00000.h5` ... hold the chosen identities in filter's order, `align.ids_per_shard` each. How the
+images are batched does not change them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from stages.align.mtcnn import MTCNN
 from stages.align.warp import SIZE, centre_crop, similarity, warp
-from stages.params import Align
+from stages.fetch.digiface import Source
+from stages.params import Align, Params
+from stages.store import Shard, decode, encode, fingerprint, is_current, replacing, write_shard
 
 
 @dataclass(frozen=True)
@@ -57,3 +64,119 @@ def align_images(images: Sequence[np.ndarray], mtcnn: MTCNN) -> Aligned:
         else:
             aligned.images[row] = centre_crop(image)
     return aligned
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that a method hands to this stage."""
+
+    samples: Callable[[int], list[int]]  # identity -> its sample numbers, rising
+    read: Callable[[int, int], np.ndarray]  # identity, sample -> [h, w, 3] uint8 RGB
+    digest: Callable[[Iterable[int]], list[str]]  # identities -> what the files that hold them contain
+
+
+def rendered(root: Path) -> Images:
+    """Method `none`: the source images as they are."""
+    source = Source(root / "data/source")
+    zips = {identity: path for path in source.zips for identity, _ in source.of_zip(path)}
+
+    def read(identity: int, sample: int) -> np.ndarray:
+        return decode(source.encoded(identity, sample), f"{zips[identity]}, member {identity}/{sample}.png")
+
+    def digest(identities: Iterable[int]) -> list[str]:
+        return [source.digest(path) for path in sorted({zips[identity] for identity in identities})]
+
+    return Images(source.samples, read, digest)
+
+
+def run(params: Params, root: Path = Path(".")) -> None:
+    """Align samples 0 to `images_per_id` - 1 of the identities that filter chose.
+
+    Shards: identity [n] int64, sample [n] int32, found [n] bool, score [n] float32, landmarks [n, 5, 2] float32 (px of
+    the image before the warp; NaN without a face), and n encoded 112 x 112 images.
+
+    Raises:
+        StoreError: an identity or an image that is not there, or an image that does not decode.
+    """
+    with Shard(root / "data/filter.h5") as shard:
+        chosen = shard["identity"][shard["chosen"]].tolist()
+    images = rendered(root)
+    folder, step = root / "data/align", params.align.ids_per_shard
+    parts = {folder / f"{i // step:05d}.h5": chosen[i : i + step] for i in range(0, len(chosen), step)}
+    rows = {path: _rows(images, identities, params.images_per_id) for path, identities in parts.items()}
+    current = {path: _fingerprint(params, images, identities) for path, identities in parts.items()}
+    for stale in {*folder.glob("*.h5"), *folder.glob(".*.partial")} - parts.keys():
+        stale.unlink()
+    todo = [path for path in parts if not is_current(path, current[path])]
+
+    total = sum(map(len, rows.values()))
+    done = total - sum(len(rows[path]) for path in todo)
+    mtcnn = detector(params.align)
+    with tqdm(desc="align", unit=" images", total=total, initial=done) as bar, ThreadPoolExecutor(2) as pool:
+        for path in todo:
+            columns, encoded = _align(rows[path], images, mtcnn, params.align, pool, bar)
+            write_shard(path, columns, encoded, fingerprint=current[path])
+    with replacing(root / "metrics/align.json") as path:
+        path.write_text(json.dumps(_metrics(parts, total, len(chosen) * params.images_per_id), indent=2) + "\n")
+
+
+def _rows(images: Images, identities: Iterable[int], images_per_id: int) -> list[tuple[int, int]]:
+    return [(identity, k) for identity in identities for k in images.samples(identity) if k < images_per_id]
+
+
+def _fingerprint(params: Params, images: Images, identities: list[int]) -> str:
+    aside = ("batch_size", "ids_per_shard", "device")  # they change no image
+    knobs = {name: value for name, value in asdict(params.align).items() if name not in aside}
+    return fingerprint(identities, params.images_per_id, knobs, images.digest(identities), code=["align"])
+
+
+def _align(
+    rows: list[tuple[int, int]], images: Images, mtcnn: MTCNN, align: Align, pool: ThreadPoolExecutor, bar: tqdm
+) -> tuple[dict[str, np.ndarray], list[bytes]]:
+    batches = [rows[i : i + align.batch_size] for i in range(0, len(rows), align.batch_size)]
+    encoded: list[bytes] = []
+    parts: list[dict[str, np.ndarray]] = [_columns([], align_images([], mtcnn))]
+
+    def read(batch: list[tuple[int, int]]) -> list[np.ndarray]:
+        return [images.read(*row) for row in batch]
+
+    following = pool.submit(read, batches[0] if batches else [])
+    for number, batch in enumerate(batches):
+        current = following.result()
+        following = pool.submit(read, batches[number + 1] if number + 1 < len(batches) else [])
+        aligned = align_images(current, mtcnn)
+        keep = aligned.found if align.missing == "skip" else np.ones(len(batch), bool)
+        encoded += pool.map(encode, aligned.images[keep], [align.codec] * int(keep.sum()))
+        parts.append({name: column[keep] for name, column in _columns(batch, aligned).items()})
+        bar.update(len(batch))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, encoded
+
+
+def _columns(rows: list[tuple[int, int]], aligned: Aligned) -> dict[str, np.ndarray]:
+    identity, sample = np.array(rows, np.int64).reshape(-1, 2).T
+    return {
+        "identity": identity,
+        "sample": sample.astype(np.int32),
+        "found": aligned.found,
+        "score": aligned.scores,
+        "landmarks": aligned.landmarks,
+    }
+
+
+def _metrics(parts: dict[Path, list[int]], images: int, expected: int) -> dict[str, float | int]:
+    found, written, without = 0, 0, 0
+    for path, identities in parts.items():
+        with Shard(path) as shard:
+            found += int(shard["found"].sum())
+            written += len(shard)
+            without += len(set(identities) - set(shard["identity"].tolist()))
+    return {
+        "identities": sum(map(len, parts.values())),
+        "identities_without_images": without,
+        "images": images,
+        "images_not_in_source": expected - images,
+        "found": found,
+        "missing": images - found,
+        "missing_percent": round(100 * (images - found) / max(images, 1), 2),
+        "written": written,
+    }
