@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stages.align import align_images
 from stages.align.mtcnn import MTCNN
-from stages.align.warp import ARCFACE_POINTS, centre_crop, similarity, warp
+from stages.align.warp import centre_crop, similarity, warp
 from stages.embed.encoder import Encoder
 from stages.evaluate.benchmarks import Images
 from stages.store import Shard, StoreError, file_digest, fingerprint, is_current, write_shard
@@ -104,7 +105,7 @@ def embed(
         images.digest,
         crop,
         flip,
-        code=["evaluate/embeddings", "train/backbones", "embed/encoder", "align/mtcnn", "align/warp"],
+        code=["evaluate/embeddings", "train/backbones", "embed/encoder", "align"],
     )
     path = cache_folder() / "embeddings" / f"{key[:40]}.h5"
     if is_current(path, key):
@@ -160,12 +161,8 @@ def load(images: Images, numbers: Sequence[int], align: bool) -> tuple[np.ndarra
     elif crop == "landmarks":
         cropped = list(_threads().map(lambda image, number: by_landmarks(images, image, number), decoded, numbers))
     elif crop == "detection":
-        faces = _detector().detect(decoded)
-        found = np.array([len(face) > 0 for face in faces])
-        cropped = [
-            warp(image, similarity(face.landmarks[:1], ARCFACE_POINTS)[0]) if len(face) else centre_crop(image)
-            for image, face in zip(decoded, faces, strict=True)
-        ]
+        aligned = align_images(decoded, _detector())
+        return aligned.images, aligned.found
     else:
         cropped = [centre_crop(image) for image in decoded]
     return np.stack(cropped), found
@@ -222,4 +219,4 @@ def by_landmarks(images: Images, image: np.ndarray, number: int) -> np.ndarray:
             f"{images.landmarks.path}, line {images.landmarks.lines[number]}: landmarks {points.round(1).tolist()} lie "
             f"outside of {images.names[number]} ({width} x {height} px); they belong to other images: unpack both again"
         )
-    return warp(image, similarity(points[None], ARCFACE_POINTS)[0])
+    return warp(image, similarity(points[None])[0])

@@ -50,7 +50,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[float]
 
 def draw_roc(path: Path, curves: Mapping[str, Roc]) -> None:
     """TAR over FAR, FAR on a log axis."""
-    figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 5), dpi=100)
     axes = figure.add_subplot(xscale="log", xlabel="FAR", ylabel="TAR", ylim=(0, 1.01), title="ROC")
     for name, roc in curves.items():
         axes.plot(
@@ -61,7 +61,7 @@ def draw_roc(path: Path, curves: Mapping[str, Roc]) -> None:
 
 def draw_det(path: Path, curves: Mapping[str, Roc]) -> None:
     """FRR = 1 - TAR over FAR, both on log axes."""
-    figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 5), dpi=100)
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="FAR", ylabel="FRR", title="DET")
     for name, roc in curves.items():
         axes.plot(
@@ -72,7 +72,7 @@ def draw_det(path: Path, curves: Mapping[str, Roc]) -> None:
 
 def draw_scores(path: Path, name: str, scores: np.ndarray, same: np.ndarray) -> None:
     """Histogram of the genuine and of the impostor scores."""
-    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=100)
     axes = figure.add_subplot(xlabel="cosine similarity", ylabel="share of the pairs (%)", title=name)
     for shares, label in zip(_shares(scores, same), ("genuine", "impostor"), strict=True):
         axes.stairs(shares, BINS, label=label, fill=True, alpha=0.5)
@@ -80,6 +80,7 @@ def draw_scores(path: Path, name: str, scores: np.ndarray, same: np.ndarray) -> 
 
 
 def _finish(figure: Figure, path: Path) -> None:
+    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.92)
     (axes,) = figure.axes
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
