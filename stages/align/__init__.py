@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from stages.align.mtcnn import MTCNN
@@ -112,9 +113,11 @@ def run(params: Params, root: Path = Path(".")) -> None:
     total = sum(map(len, rows.values()))
     done = total - sum(len(rows[path]) for path in todo)
     mtcnn = detector(params.align)
-    with tqdm(desc="align", unit=" images", total=total, initial=done) as bar, ThreadPoolExecutor(2) as pool:
+    # Batches side by side, each on one thread: how torch shares an operation out would show in its last bits.
+    workers = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    with tqdm(desc="align", unit=" images", total=total, initial=done) as bar, workers:
         for path in todo:
-            columns, encoded = _align(rows[path], images, mtcnn, params.align, pool, bar)
+            columns, encoded = _align(rows[path], images, mtcnn, params.align, workers, bar)
             write_shard(path, columns, encoded, fingerprint=current[path])
     with replacing(root / "metrics/align.json") as path:
         path.write_text(json.dumps(_metrics(parts, total, len(chosen) * params.images_per_id), indent=2) + "\n")
@@ -131,25 +134,19 @@ def _fingerprint(params: Params, images: Images, identities: list[int]) -> str:
 
 
 def _align(
-    rows: list[tuple[int, int]], images: Images, mtcnn: MTCNN, align: Align, pool: ThreadPoolExecutor, bar: tqdm
+    rows: list[tuple[int, int]], images: Images, mtcnn: MTCNN, align: Align, workers: ThreadPoolExecutor, bar: tqdm
 ) -> tuple[dict[str, np.ndarray], list[bytes]]:
-    batches = [rows[i : i + align.batch_size] for i in range(0, len(rows), align.batch_size)]
-    encoded: list[bytes] = []
-    parts: list[dict[str, np.ndarray]] = [_columns([], align_images([], mtcnn))]
+    def batch(start: int) -> tuple[dict[str, np.ndarray], list[bytes]]:
+        part = rows[start : start + align.batch_size]
+        aligned = align_images([images.read(*row) for row in part], mtcnn)
+        keep = aligned.found if align.missing == "skip" else np.ones(len(part), bool)
+        columns = {name: column[keep] for name, column in _columns(part, aligned).items()}
+        bar.update(len(part))
+        return columns, [encode(image, align.codec) for image in aligned.images[keep]]
 
-    def read(batch: list[tuple[int, int]]) -> list[np.ndarray]:
-        return [images.read(*row) for row in batch]
-
-    following = pool.submit(read, batches[0] if batches else [])
-    for number, batch in enumerate(batches):
-        current = following.result()
-        following = pool.submit(read, batches[number + 1] if number + 1 < len(batches) else [])
-        aligned = align_images(current, mtcnn)
-        keep = aligned.found if align.missing == "skip" else np.ones(len(batch), bool)
-        encoded += pool.map(encode, aligned.images[keep], [align.codec] * int(keep.sum()))
-        parts.append({name: column[keep] for name, column in _columns(batch, aligned).items()})
-        bar.update(len(batch))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, encoded
+    parts = list(workers.map(batch, range(0, max(len(rows), 1), align.batch_size)))
+    columns = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+    return columns, [image for _, encoded in parts for image in encoded]
 
 
 def _columns(rows: list[tuple[int, int]], aligned: Aligned) -> dict[str, np.ndarray]:
