@@ -126,10 +126,10 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             ValueError: diffusers has no such scheduler.
         """
-        kind: Any = getattr(diffusers, name, None)
+        kind = getattr(diffusers, name, None)
         if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
             raise ValueError(f"{name!r} is no scheduler of diffusers, such as DPMSolverMultistepScheduler")
-        self.scheduler = kind.from_config(self.scheduler.config, **options)
+        self.scheduler = getattr(diffusers, name).from_config(self.scheduler.config, **options)
 
     def check_inputs(
         self,

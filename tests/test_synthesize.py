@@ -1,0 +1,209 @@
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+import stages.params
+from stages.gap import Gap
+from stages.params import ParamsError
+from stages.store import Shard, StoreError, decode, write_shard
+from stages.synthesize import Knobs, Synthesize, run
+from stages.transfer.arc2face import Arc2Face
+from stages.transfer.arc2face.method import Arc2FaceTransfer
+from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _method():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages.params, "METHODS", ("none", "arc2face"))
+        yield
+
+
+def knobs(**changes):
+    block = {"weights": "generator", "steps": 2, "latents_per_id": 2, "images_per_latent": 2, "batch_size": 2}
+    default = {
+        "method": "arc2face",
+        "n_ids": 5,
+        "images_per_id": 3,
+        "gap": Gap(weight=1.0),
+        "synthesize": Synthesize(ids_per_shard=2, workers=1),
+        "arc2face": Arc2Face(**block, device="cpu"),
+    }
+    return Knobs(**default | changes)
+
+
+def prepare(root):
+    pipeline().save_pretrained(root / "generator")
+    write_embeddings(root)
+    delta = np.random.default_rng(0).normal(size=(LENGTH, WIDTH)).astype(np.float32)
+    write_shard(root / "data/gap.h5", {"delta": delta}, fingerprint="gap")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("made")
+    prepare(root)
+    run(knobs(), root)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    prepare(tmp_path)
+    return tmp_path
+
+
+def content(root):
+    """All rows of all shards: (identity, sample) -> (t, seed, encoded image)."""
+    rows = {}
+    for path in sorted((root / "data/synthesize").glob("*.h5")):
+        with Shard(path) as shard:
+            for row in range(len(shard)):
+                key = int(shard["identity"][row]), int(shard["sample"][row])
+                assert key not in rows
+                rows[key] = float(shard["t"][row]), int(shard["seed"][row]), shard.encoded(row)
+    return rows
+
+
+def bytes_of(root):
+    return {path.name: path.read_bytes() for path in (root / "data/synthesize").glob("*.h5")}
+
+
+def test_shards_hold_the_chosen_identities_in_the_filters_order(made):
+    with Shard(made / "data/filter.h5") as shard:
+        chosen = shard["identity"][shard["chosen"]].tolist()
+    found = []
+    for path in sorted((made / "data/synthesize").glob("*.h5")):
+        with Shard(path) as shard:
+            assert shard.names == ["identity", "sample", "seed", "t"]
+            assert shard["sample"].tolist() == [0, 1, 2] * (len(shard) // 3)
+            found.append(shard["identity"][::3].tolist())
+    assert found == [chosen[:2], chosen[2:4], chosen[4:]]
+
+
+def test_images_are_the_methods(made):
+    transfer = Arc2FaceTransfer(knobs(), made)
+    rows = content(made)
+    for identity in (101, 104):
+        portraits = transfer.portraits(identity)
+        for sample in range(3):
+            t, seed, image = rows[identity, sample]
+            np.testing.assert_array_equal(decode(image), portraits.images[sample])
+            assert (t, seed) == (portraits.t[sample], portraits.seed[sample])
+
+
+def test_images_differ(made):
+    assert len({image for _, _, image in content(made).values()}) == 15
+    assert len({seed for _, seed, _ in content(made).values()}) == 15
+
+
+@pytest.mark.parametrize("ids_per_shard", [1, 3, 100])
+def test_shard_size_changes_no_bit(made, root, ids_per_shard):
+    run(knobs(synthesize=Synthesize(ids_per_shard=ids_per_shard, workers=1)), root)
+    assert content(root) == content(made)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(made, root, monkeypatch):
+    portraits = Arc2FaceTransfer.portraits
+
+    def killed(self, identity):
+        if identity == 102:  # the last of the second shard
+            raise KeyboardInterrupt
+        return portraits(self, identity)
+
+    monkeypatch.setattr(Arc2FaceTransfer, "portraits", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(knobs(), root)
+    assert list(bytes_of(root)) == ["00000.h5"]
+    assert not (root / "metrics/synthesize.json").exists()
+
+    again = []
+    monkeypatch.setattr(
+        Arc2FaceTransfer, "portraits", lambda self, identity: again.append(identity) or portraits(self, identity)
+    )
+    run(knobs(), root)
+    assert bytes_of(root) == bytes_of(made)
+    assert len(again) == 3
+
+
+def test_only_what_changed_is_made_again(root, monkeypatch):
+    run(knobs(n_ids=5), root)
+    before = bytes_of(root)
+    portraits, again = Arc2FaceTransfer.portraits, []
+    monkeypatch.setattr(
+        Arc2FaceTransfer, "portraits", lambda self, identity: again.append(identity) or portraits(self, identity)
+    )
+    with Shard(root / "data/filter.h5") as shard:
+        columns = {name: shard[name] for name in shard.names}
+    columns["chosen"] = np.arange(6) < 4  # a smaller n_ids: the last shard is stale
+    write_shard(root / "data/filter.h5", columns, fingerprint="fewer")
+    run(knobs(), root)
+    assert again == []
+    assert bytes_of(root) == {name: before[name] for name in ("00000.h5", "00001.h5")}
+    run(knobs(seed=1), root)
+    assert len(again) == 4
+    assert json.loads((root / "metrics/synthesize.json").read_text())["identities"] == 4
+
+
+def test_a_damaged_shard_is_made_again(made, root):
+    run(knobs(), root)
+    path = root / "data/synthesize/00001.h5"
+    path.write_bytes(path.read_bytes()[:1000])
+    run(knobs(), root)
+    assert bytes_of(root) == bytes_of(made)
+
+
+@pytest.mark.slow
+def test_processes_change_no_bit(made, root):
+    run(knobs(synthesize=Synthesize(ids_per_shard=3, workers=2)), root)
+    assert content(root) == content(made)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("codec", "magic"), [("jpeg", b"\xff\xd8"), ("webp", b"RIFF"), ("png", b"\x89PNG")])
+def test_codecs(root, codec, magic):
+    run(knobs(synthesize=Synthesize(codec=codec, quality=80, workers=1)), root)
+    assert all(image.startswith(magic) for _, _, image in content(root).values())
+
+
+def test_metrics(made):
+    metrics = json.loads((made / "metrics/synthesize.json").read_text())
+    rows = content(made).values()
+    assert (metrics["identities"], metrics["images"]) == (5, 15)
+    assert metrics["t"] == pytest.approx(np.mean([t for t, _, _ in rows]), abs=1e-4)
+
+
+def test_what_is_missing_is_named_before_anything_is_written(root):
+    for name, message in (("data/gap.h5", r"gap\.h5"), ("data/filter.h5", r"filter\.h5"), ("generator/vae", "vae")):
+        (root / name).rename(root / "away")
+        with pytest.raises(StoreError, match=message):
+            run(knobs(), root)
+        (root / "away").rename(root / name)
+    assert not (root / "data/synthesize").exists()
+
+
+def test_without_the_gap_no_gap_is_read(root):
+    (root / "data/gap.h5").unlink()
+    run(knobs(gap=Gap(weight=0.0)), root)
+    assert len(content(root)) == 15
+
+
+def test_a_filter_that_chose_none_is_an_error(root):
+    columns = {"identity": np.arange(3), "chosen": np.zeros(3, bool)}
+    write_shard(root / "data/filter.h5", columns, fingerprint="none")
+    with pytest.raises(StoreError, match="no identity is chosen"):
+        run(knobs(), root)
+
+
+def test_the_method_none_makes_no_images(root):
+    with pytest.raises(ParamsError, match="method is 'none'"):
+        run(knobs(method="none"), root)
+
+
+@pytest.mark.parametrize("change", [{"codec": "gif"}, {"quality": 0}, {"ids_per_shard": 0}, {"workers": -1}])
+def test_knobs_out_of_range_are_refused(change):
+    (name,) = change
+    with pytest.raises(ParamsError, match=rf"synthesize\.{name}"):
+        Synthesize(**change)
