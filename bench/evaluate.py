@@ -107,8 +107,9 @@ def bench_ijbc() -> None:
     templates.scores(np.arange(2), np.eye(2), np.array([0]), np.array([1]))  # compile
 
     def table() -> tuple[np.ndarray, np.ndarray, list[float]]:
-        used = templates.contributions(features[None], detector_scores, variant)
-        ids, vectors = templates.pool(used, np.arange(images), template, media)
+        ids, vectors = templates.pool(
+            templates.contributions(features[None], detector_scores, variant), np.arange(images), template, media
+        )
         scores = templates.scores(ids, vectors, first, second)
         curve = roc(scores, same)
         return vectors, scores, [curve.tar_near_far(far)[0] for far in FARS]

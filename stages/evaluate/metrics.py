@@ -88,10 +88,9 @@ class Roc:
     @cached_property
     def corners(self) -> np.ndarray:
         """Indices [m] of the points that scikit-learn's `roc_curve` keeps: no point between two equal steps."""
-        steps = np.stack([self.false_accepts[1:], self.true_accepts[1:]])
-        if steps.shape[1] <= 2:
+        if len(self.thresholds) <= 3:
             return np.arange(len(self.thresholds))
-        bend = np.diff(steps, 2).any(axis=0)
+        bend = (np.diff(self.false_accepts[1:], 2) != 0) | (np.diff(self.true_accepts[1:], 2) != 0)
         return np.flatnonzero(np.r_[True, True, bend, True])
 
 

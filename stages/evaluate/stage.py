@@ -172,9 +172,12 @@ def measure_templates(
     """TAR at FAR of the pairs of templates, and the 1:N search where the benchmark has one."""
     name = benchmark.name
     variant = templates.Variant(params.norm, params.detector, params.flip)
-    embedded = embed(benchmark.images)
-    features = templates.contributions(embedded.views, benchmark.detector_scores, variant)
-    ids, vectors = templates.pool(features, benchmark.image, benchmark.template, benchmark.media)
+    ids, vectors = templates.pool(
+        templates.contributions(embed(benchmark.images).views, benchmark.detector_scores, variant),
+        benchmark.image,
+        benchmark.template,
+        benchmark.media,
+    )
     scores = templates.scores(ids, vectors, benchmark.first, benchmark.second)
     curve = roc(scores, benchmark.same)
     image_of = benchmark.image[np.unique(benchmark.template, return_index=True)[1]]
