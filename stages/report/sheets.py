@@ -42,7 +42,6 @@ def target_sheet(path: Path, count: int, columns: int) -> np.ndarray:
         f"person {folder}": list(members) for folder, members in groupby(names, lambda name: name.rpartition("/")[0])
     }
     if len(folders) == 1:
-        names = names[: count * columns]
         folders = {f"from {names[row]}": names[row : row + columns] for row in range(0, len(names), columns)}
     chosen = list(folders.items())[:count]
     rows = {title: [decode(archive.encoded(name), name) for name in members[:columns]] for title, members in chosen}
