@@ -110,7 +110,7 @@ def mean_similarity(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    vectors: np.ndarray, threshold: float = 1.0, block: int = 1024, device: str = "cpu"
+    vectors: np.ndarray, threshold: float = 1.0, block: int = 768, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Find each vector's nearest other, exactly.
 
@@ -120,7 +120,7 @@ def nearest(
     Args:
         vectors: [m, d] float32, unit norm, m >= 2.
         threshold: a cosine; the pairs above it are counted.
-        block: lines of a block; 1024 x 1024 float32 stay in a CPU's cache between the product and the maxima.
+        block: lines of a block; 768 x 768 float32 stay in a CPU's cache between the product and the maxima.
         device: of torch.
 
     Returns:

@@ -73,7 +73,7 @@ class Filter:
 
     score: str = "max"  # max | mean cosine similarity to the other identities (the paper does not say which)
     threshold: float = 0.5  # cosine; pairs above it are counted in the metrics
-    block: int = 1024  # lines of a block of the similarity matrix; the result does not depend on it
+    block: int = 768  # lines of a block of the similarity matrix; the result does not depend on it
     device: str = "auto"  # auto | cpu | cuda
 
     def __post_init__(self) -> None:

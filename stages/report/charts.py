@@ -56,7 +56,7 @@ def draw_roc(curves: Mapping[str, Curve]) -> Figure:
         style = "-" if number < len(COLOURS) else "--"
         axes.plot(curve["fpr"][shown], curve["tpr"][shown], style, color=COLOURS[number % len(COLOURS)], label=name)
     _plain(axes)
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    figure.legend(frameon=False, fontsize="small", loc="outside upper left", ncols=4)
     return figure
 
 
