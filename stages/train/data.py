@@ -7,7 +7,6 @@ size, workers and resuming change nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class FaceDataset(Dataset):
         self.identity, self.sample, self.shard, self.row = rows[:, np.lexsort(rows[1::-1])]
         self._check_unique()
         self.identities, self.label = np.unique(self.identity, return_inverse=True)
-        self._shards: dict[tuple[int, int], Shard] = {}
+        self._shards: dict[int, Shard] = {}  # opened when first read, in whichever process reads
         self.images: np.ndarray | None = None
         if len(self) * SIZE * SIZE * 3 <= memory:
             self.images = np.empty((len(self), SIZE, SIZE, 3), np.uint8)
@@ -81,12 +80,11 @@ class FaceDataset(Dataset):
 
     def _read(self, index: int) -> np.ndarray:
         number = int(self.shard[index])
-        key = os.getpid(), number  # an HDF5 file opened before a fork must not be read after it
-        if key not in self._shards:
-            self._shards[key] = Shard(self.paths[number])
+        if number not in self._shards:
+            self._shards[number] = Shard(self.paths[number])
         row = int(self.row[index])
         where = f"{self.paths[number]}, row {row}"
-        image = decode(self._shards[key].encoded(row), where)
+        image = decode(self._shards[number].encoded(row), where)
         if image.shape != (SIZE, SIZE, 3):
             raise StoreError(f"{where}: {image.shape[1]}x{image.shape[0]} pixels; {SIZE}x{SIZE} were expected")
         return image
