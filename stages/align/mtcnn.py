@@ -18,8 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, distribution
 
 import joblib
 import numpy as np
@@ -30,7 +29,10 @@ from torch.nn import functional as F
 from stages.store import StoreError
 
 CELL, STRIDE = 12, 2  # px: P-Net's receptive field, and how far apart its outputs are
-PASS = {"cpu": (8, 32), "cuda": (128, 2048)}  # images through P-Net and crops through R- and O-Net at once
+PASS = {  # images through P-Net, crops through R-Net and O-Net at once; on a CPU, what stays in its cache
+    "cpu": {"pnet": 8, "rnet": 32, "onet": 8},
+    "cuda": {"pnet": 128, "rnet": 4096, "onet": 1024},
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def _pool(number: int, kernel: int) -> dict[str, nn.Module]:
 
 
 def _probability(x: Tensor) -> Tensor:
-    """Softmax's second class, rounded from float64: float32's depends in its last bit on the place in the batch."""
-    return (x[:, 1].double() - x[:, 0].double()).sigmoid().float()
+    """Softmax's second class; by way of float64, as float32's exp depends in its last bit on the place in the batch."""
+    e = (x - x.amax(1, keepdim=True)).double().exp().float()
+    return e[:, 1] / (e[:, 0] + e[:, 1])
 
 
 class PNet(nn.Module):
@@ -175,12 +178,12 @@ def official_weights(name: str) -> list[np.ndarray]:
     Raises:
         StoreError: the package is not installed, or is not one that carries the weights as files.
     """
-    spec = find_spec("mtcnn")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "assets" / "weights" / f"{name}.lz4"
-        if path.is_file():
-            return joblib.load(path)
-    raise StoreError(f"{name}.lz4: not found in the `mtcnn` package; install mtcnn >= 1.0.0, which carries it")
+    try:
+        return joblib.load(str(distribution("mtcnn").locate_file(f"mtcnn/assets/weights/{name}.lz4")))
+    except (PackageNotFoundError, FileNotFoundError) as error:
+        raise StoreError(
+            f"{name}.lz4: not found in the `mtcnn` package; install mtcnn >= 1.0.0, which has it"
+        ) from error
 
 
 def load_official(net: nn.Module, name: str) -> None:
@@ -236,10 +239,9 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *,
 class AreaResizer:
     """Area resizing (`interpolate(mode="area")`) of any integer window of a batch of images, by integral images.
 
-    The three channels share one 64-bit integer, so that a window's sums cost four reads. The integral overflows, but
-    the difference of its corners is right modulo 2^64, and a window's sums fit their 21 bits in images of up to about
-    1,000 px; larger ones take an integer for each channel. All sums are exact: a mean is the same whatever was resized
-    with it.
+    The three channels share one 64-bit integer: a third of the reads. The integral overflows, but the difference of its
+    corners is right modulo 2^64, and a window's sums fit their 21 bits in images of up to about 1,000 px; larger ones
+    take an integer for each channel. All sums are exact: a mean is the same whatever was resized with it.
 
     Args:
         images: [b, h, w, 3] uint8.
@@ -258,9 +260,9 @@ class AreaResizer:
 
     def level(self, height: int, width: int) -> Tensor:
         """All images at another size: [b, 3, height, width] float32, as the networks take it."""
-        whole = self.integral.new_tensor([[0, self.height], [0, self.width]])[..., None]
-        (y0,), (y1,) = _windows(*whole[0], height)
-        (x0,), (x1,) = _windows(*whole[1], width)
+        zero = self.integral.new_zeros(1)
+        (y0,), (y1,) = _windows(zero, zero + self.height, height)
+        (x0,), (x1,) = _windows(zero, zero + self.width, width)
         rows = self.integral.index_select(2, y1) - self.integral.index_select(2, y0)
         sums = rows.index_select(3, x1) - rows.index_select(3, x0)
         return self._normalised(sums, (y1 - y0)[:, None] * (x1 - x0))
@@ -269,14 +271,11 @@ class AreaResizer:
         """Windows `begin` to `end` ([n, 2] int, x and y, end exclusive) of images [n]: [n, 3, size, size] float32."""
         x0, x1 = _windows(begin[:, 0], end[:, 0], size)
         y0, y1 = _windows(begin[:, 1], end[:, 1], size)
-        flat = self.integral.flatten(1)
-
-        def corner(y: Tensor, x: Tensor) -> Tensor:
-            row = (image[:, None] * (self.height + 1) + y) * (self.width + 1)
-            index = row[:, :, None] + x[:, None]
-            return flat.index_select(1, index.flatten()).unflatten(1, index.shape)
-
-        sums = corner(y1, x1) - corner(y1, x0) - corner(y0, x1) + corner(y0, x0)
+        lines, first = self.integral.flatten(1, 2), image[:, None] * (self.height + 1)
+        rows = lines.index_select(1, (first + y1).flatten()) - lines.index_select(1, (first + y0).flatten())
+        rows = rows.unflatten(1, (-1, size))  # [planes, n, size, w + 1]
+        columns = [x[:, None].expand(rows.shape[0], -1, size, -1) for x in (x0, x1)]
+        sums = rows.gather(3, columns[1]) - rows.gather(3, columns[0])
         return self._normalised(sums, (y1 - y0)[:, :, None] * (x1 - x0)[:, None])
 
     def _normalised(self, sums: Tensor, areas: Tensor) -> Tensor:
@@ -335,11 +334,11 @@ class MTCNN:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.thresholds, self.factor, self.min_face, self.device = thresholds, factor, min_face, torch.device(device)
-        self.images, self.crops = PASS[self.device.type]
+        self.at_once = PASS[self.device.type]
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
         for name, net in (("pnet", self.pnet), ("rnet", self.rnet), ("onet", self.onet)):
             load_official(net, name)
-            net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+            net.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
 
     def scales(self, height: int, width: int) -> list[float]:
         """Of the pyramid: from `min_face` px to the receptive field, down to the last level that P-Net fits in."""
@@ -385,7 +384,7 @@ class MTCNN:
         levels = []
         for scale in self.scales(h, w):
             level = resizer.level(int(h * scale + 1), int(w * scale + 1))
-            passes = [self.pnet(_filled(part, self.images)) for part in level.split(self.images)]
+            passes = [self.pnet(_filled(part, self.at_once["pnet"])) for part in level.split(self.at_once["pnet"])]
             scores, offsets = (torch.cat(column)[: len(level)] for column in zip(*passes, strict=True))
             image, row, column = (scores >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = STRIDE * torch.stack([column, row], 1).float() + 1
@@ -401,7 +400,7 @@ class MTCNN:
 
     def _refine(self, resizer: AreaResizer, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """R-Net on the proposals: fewer and better squares."""
-        boxes, image, (scores, offsets) = self._look(self.rnet, resizer, boxes, image, 24)
+        boxes, image, (scores, offsets) = self._look("rnet", resizer, boxes, image, 24)
         face = scores > self.thresholds[1]
         boxes, image, scores, offsets = boxes[face], image[face], scores[face], offsets[face]
         kept = suppress(boxes, scores, image, 0.7)
@@ -409,8 +408,8 @@ class MTCNN:
 
     def _output(self, resizer: AreaResizer, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """O-Net on what is left: boxes [k, 4], scores [k], landmarks [k, 5, 2], images [k]."""
-        boxes, image, (scores, offsets, points) = self._look(self.onet, resizer, boxes, image, 48)
-        face = scores > self.thresholds[2]
+        boxes, image, (scores, offsets, points) = self._look("onet", resizer, boxes, image, 48)
+        face = (scores > self.thresholds[2]).nonzero()[:, 0].flip(0)  # of equal scores facenet-pytorch keeps the last
         boxes, image, scores, offsets, points = boxes[face], image[face], scores[face], offsets[face], points[face]
         sides = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]
         landmarks = points.unflatten(1, (2, 5)).transpose(1, 2) * sides + boxes[:, None, :2] - 1
@@ -419,7 +418,7 @@ class MTCNN:
         return boxes[kept], scores[kept], landmarks[kept], image[kept]
 
     def _look(
-        self, net: nn.Module, resizer: AreaResizer, boxes: Tensor, image: Tensor, size: int
+        self, name: str, resizer: AreaResizer, boxes: Tensor, image: Tensor, size: int
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run a network on the boxes' crops; boxes are 1-based, and one with nothing inside the image is dropped."""
         limit = torch.tensor([resizer.width, resizer.height], device=self.device)
@@ -427,6 +426,7 @@ class MTCNN:
         end = boxes[:, 2:].trunc().long().minimum(limit)
         inside = (begin < end).all(1)
         boxes, image, begin, end = boxes[inside], image[inside], begin[inside], end[inside]
-        windows = zip(*(column.split(self.crops) for column in (image, begin, end)), strict=True)
-        passes = [net(_filled(resizer.crops(*window, size), self.crops)) for window in windows]
+        net, n = getattr(self, name), self.at_once[name]
+        parts = zip(*(column.split(n) for column in (image, begin, end)), strict=True)
+        passes = [net(_filled(resizer.crops(of, first, last, size), n)) for of, first, last in parts]
         return boxes, image, [torch.cat(column)[: len(boxes)] for column in zip(*passes, strict=True)]

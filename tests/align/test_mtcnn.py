@@ -1,3 +1,5 @@
+from importlib.metadata import distribution
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,9 @@ def test_prelu_equals_torchs():
 
 
 def test_missing_weights_name_the_package(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(StoreError, match=r"qnet\.lz4.*install mtcnn"):
+        official_weights("qnet")
+    monkeypatch.setattr(module, "distribution", lambda name: distribution("no-such-package"))
     with pytest.raises(StoreError, match=r"rnet\.lz4.*install mtcnn"):
         official_weights("rnet")
 
