@@ -61,4 +61,5 @@ def develop_camera(
     pixels = (image * 255 + 0.5).astype(np.uint8)
     compression = int(np.clip(97 - 55 * bad - 12 * rng.random(), 25, 97))
     encoded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, compression])[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(decoded[..., ::-1])

@@ -23,7 +23,7 @@ _GREY = np.array([0.34, 0.335, 0.33])
 
 @dataclass(frozen=True)
 class Strands:
-    """n strands of `points` points in the head's frame, in random order: any first part of them is a thinner head of hair."""
+    """n strands of `points` points in the head's frame, in random order: the first m are a thinner head of hair."""
 
     points: int
     positions: np.ndarray  # [n * points, 3] float32
@@ -35,7 +35,7 @@ class Strands:
 
 @dataclass(frozen=True)
 class SurfaceHair:
-    """n short hairs on the skin: triangle, barycentric root, direction in the canonical frame, length, linear colour."""
+    """n short hairs on the skin: where they root, and directions in the canonical frame."""
 
     faces: np.ndarray  # [n] indices into the assets' skin faces
     roots: np.ndarray  # [n, 3] barycentric
@@ -202,8 +202,9 @@ def scalp(
     turns = 0.6 + 3.5 * wave
     phase = np.round(azimuth[faces] * 6 + middle[faces, 1] * 5) * 1.7 + rng.normal(0, 0.5, count)
     positions = kernels.grow(
-        roots, normals, _unit(comb), lengths * (1 if name == "tied" else 0.15 + 0.85 * density[faces]), style.points, centre, radii, style.gravity,
-        rng.uniform(*style.lift), style.stiffness, rng.uniform(*style.stick), rng.uniform(*style.fall), curl, turns, phase, layer, part,
+        roots, normals, _unit(comb), lengths * (1 if name == "tied" else 0.15 + 0.85 * density[faces]),
+        style.points, centre, radii, style.gravity, rng.uniform(*style.lift), style.stiffness,
+        rng.uniform(*style.stick), rng.uniform(*style.fall), curl, turns, phase, layer, part,
     )  # fmt: skip
     if name == "tied":
         positions, layer = _add_bun(positions, layer, centre, style.points, rng)
@@ -230,7 +231,7 @@ def _add_bun(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A knot of hair behind the head, shuffled into the other strands."""
     count = len(layer) // 6
-    middle = centre + [0, rng.uniform(0.3, 0.9), -0.85]
+    middle = centre + np.array([0, rng.uniform(0.3, 0.9), -0.85])
     out = _unit(rng.normal(size=(count, 3)))
     side = _unit(np.cross(out, rng.normal(size=3)))
     along = np.linspace(-0.7, 0.7, points)[None, :, None]
@@ -291,7 +292,7 @@ def beard(assets: Assets, texture: np.ndarray, traits: Traits, variant: int) -> 
         [np.sign(start[:, 0]) * np.where(start[:, 1] > 6.68, 0.8, 0.15), np.full(count, -1.0), np.full(count, 0.4)], 1
     )
     reach = {"full": rng.uniform(0.10, 0.28), "goatee": rng.uniform(0.07, 0.16), "moustache": 0.09, "short": 0.05}[kind]
-    base = greyed(colour(traits) * 0.9, traits) + [0.004, 0.002, 0.001]
+    base = greyed(colour(traits) * 0.9, traits) + np.array([0.004, 0.002, 0.001])
     hair = SurfaceHair(
         faces=faces,
         roots=roots,

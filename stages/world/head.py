@@ -13,7 +13,8 @@ from stages.world.traits import ANCESTRIES, Traits
 HAIR_VARIANTS = 3
 # linear RGB from brown to blue and green, with the colour of the ring around the pupil
 _IRIS = np.array([
-    [0.045, 0.022, 0.010], [0.085, 0.040, 0.016], [0.15, 0.080, 0.028], [0.14, 0.14, 0.065], [0.11, 0.17, 0.12], [0.18, 0.23, 0.27], [0.15, 0.24, 0.36],
+    [0.045, 0.022, 0.010], [0.085, 0.040, 0.016], [0.15, 0.080, 0.028], [0.14, 0.14, 0.065],
+    [0.11, 0.17, 0.12], [0.18, 0.23, 0.27], [0.15, 0.24, 0.36],
 ])  # fmt: skip
 
 

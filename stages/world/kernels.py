@@ -93,7 +93,7 @@ def project(points, axes, eye, focal, half):
 
 @njit(cache=True)
 def project_light(points, axes, frame):
-    """Orthographic light-space points [v, 3]: px, px, height towards the light. `frame` is (cx, cy, px per unit, half)."""
+    """Light-space points [v, 3] without perspective: px, px, height. `frame` is (cx, cy, px per unit, half)."""
     out = np.empty((points.shape[0], 3), np.float32)
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -115,10 +115,10 @@ def rasterise(screen, faces, depth, face_id, bary, perspective):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0:
             continue
-        left = max(int(math.ceil(min(x0, x1, x2) - 0.5)), 0)
-        right = min(int(math.floor(max(x0, x1, x2) - 0.5)), width - 1)
-        top = max(int(math.ceil(min(y0, y1, y2) - 0.5)), 0)
-        bottom = min(int(math.floor(max(y0, y1, y2) - 0.5)), height - 1)
+        left = max(math.ceil(min(x0, x1, x2) - 0.5), 0)
+        right = min(math.floor(max(x0, x1, x2) - 0.5), width - 1)
+        top = max(math.ceil(min(y0, y1, y2) - 0.5), 0)
+        bottom = min(math.floor(max(y0, y1, y2) - 0.5), height - 1)
         if left > right or top > bottom:
             continue
         inverse = 1.0 / area
@@ -157,11 +157,9 @@ def draw_strands(screen, colours, points, widths, depth, face_id, image):
             for i in range(steps):
                 f = i / steps
                 x, y, z = x0 + (x1 - x0) * f, y0 + (y1 - y0) * f, z0 + (z1 - z0) * f
-                for yy in range(
-                    max(int(math.floor(y - reach + 0.5)), 0), min(int(math.floor(y + reach - 0.5)), height - 1) + 1
-                ):
+                for yy in range(max(math.floor(y - reach + 0.5), 0), min(math.floor(y + reach - 0.5), height - 1) + 1):
                     for xx in range(
-                        max(int(math.floor(x - reach + 0.5)), 0), min(int(math.floor(x + reach - 0.5)), width - 1) + 1
+                        max(math.floor(x - reach + 0.5), 0), min(math.floor(x + reach - 0.5), width - 1) + 1
                     ):
                         if z > depth[yy, xx]:
                             depth[yy, xx] = z
@@ -181,7 +179,7 @@ def draw_strand_depth(screen, points, count, depth):
             steps = min(int(max(abs(x1 - x0), abs(y1 - y0))) + 1, size)
             for i in range(steps):
                 f = i / steps
-                x, y = int(math.floor(x0 + (x1 - x0) * f)), int(math.floor(y0 + (y1 - y0) * f))
+                x, y = math.floor(x0 + (x1 - x0) * f), math.floor(y0 + (y1 - y0) * f)
                 z = z0 + (z1 - z0) * f
                 if 0 <= x < size and 0 <= y < size and z > depth[y, x]:
                     depth[y, x] = z
@@ -201,7 +199,7 @@ def blend_strands(screen, colours, points, opacity, depth, bias, image):
             for i in range(steps):
                 f = i / steps
                 x, y, z = x0 + (x1 - x0) * f - 0.5, y0 + (y1 - y0) * f - 0.5, z0 + (z1 - z0) * f + bias
-                ix, iy = int(math.floor(x)), int(math.floor(y))
+                ix, iy = math.floor(x), math.floor(y)
                 if ix < 0 or iy < 0 or ix >= width - 1 or iy >= height - 1:
                     continue
                 alpha = opacity[s] * (1 - 0.5 * (q - s * points + f) / (points - 1))
@@ -236,8 +234,8 @@ def harmonics(coefficients, x, y, z, out):
 def lit(shadow, axes, frame, x, y, z, bias, taps):
     """Share of the first light in [0, 1] that reaches a world point: (2 taps + 1)^2 soft comparisons."""
     size = shadow.shape[0]
-    u = int(math.floor((axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - frame[0]) * frame[2] + frame[3]))
-    v = int(math.floor((axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - frame[1]) * frame[2] + frame[3]))
+    u = math.floor((axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - frame[0]) * frame[2] + frame[3])
+    v = math.floor((axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - frame[1]) * frame[2] + frame[3])
     height = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z + bias
     total = 0.0
     for dv in range(-taps, taps + 1):
@@ -377,7 +375,7 @@ def shade_surface(
                 occlusion = 1 - 0.75 * max(0.0, above - 0.10) / 0.4 - 0.25 * max(0.0, -above - 0.2) / 0.4
                 occlusion = max(0.12, min(1.0, occlusion)) * (1 - 0.45 * corner)
                 rough, f0 = 0.12, 0.045
-            elif material == UPPER_TEETH or material == LOWER_TEETH:
+            elif material in (UPPER_TEETH, LOWER_TEETH):
                 cx = canonical[i, 0] * u + canonical[j, 0] * v + canonical[k, 0] * w
                 cz = canonical[i, 2] * u + canonical[j, 2] * v + canonical[k, 2] * w
                 gap = abs((math.atan2(cx, cz - 1.18) * 4.6) % 1.0 - 0.5) * 2
@@ -566,7 +564,7 @@ def compose(face_id, irradiance, albedo, specular, is_skin, soft, count, factor,
             r, g, b = light[0], light[1], light[2]
             if is_skin[y, x] > 0.5 and size > 1:
                 v, u = (y + 0.5) / factor - 0.5, (x + 0.5) / factor - 0.5
-                j, i = int(math.floor(v)), int(math.floor(u))
+                j, i = math.floor(v), math.floor(u)
                 total, sr, sg, sb = 0.0, 0.0, 0.0, 0.0
                 for dj in range(2):
                     for di in range(2):
@@ -607,7 +605,7 @@ def radius_at(radii, x, y, z, r):
     rows, columns = radii.shape
     t = math.acos(min(1.0, max(-1.0, y / r))) / math.pi * rows - 0.5
     p = (math.atan2(x, z) / (2 * math.pi) + 0.5) * columns - 0.5
-    a, b = int(math.floor(t)), int(math.floor(p))
+    a, b = math.floor(t), math.floor(p)
     ft, fp = t - a, p - b
     a0, a1 = min(max(a, 0), rows - 1), min(max(a + 1, 0), rows - 1)
     upper = radii[a0, b % columns] * (1 - fp) + radii[a0, (b + 1) % columns] * fp

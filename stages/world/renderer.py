@@ -1,7 +1,7 @@
 """The renderer: a head and a scene in, a picture out, in one of two looks.
 
-`raster` is a game engine's: one hard shadow, plain highlights, hair in broad strips, no noise. `camera` is a photograph's:
-soft shadows, microfacet highlights, subsurface scattering, fine hair, lens, sensor and JPEG.
+`raster` is a game engine's: one hard shadow, plain highlights, hair in broad strips, no noise. `camera` is a
+photograph's: soft shadows, microfacet highlights, subsurface scattering, fine hair, lens, sensor and JPEG.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class _Frame:
         return (points - self.head.pivot) @ self.turn.T + self.head.pivot
 
     def _aim(self, camera: Camera) -> None:
-        target = self.place(self.head.eyes.mean(0, keepdims=True) + [0, -0.22, -0.35])[0] + [*camera.shift, 0]
-        forward = -np.array([
-            np.sin(camera.azimuth) * np.cos(camera.elevation), np.sin(camera.elevation), np.cos(camera.azimuth) * np.cos(camera.elevation)
-        ])  # fmt: skip
+        centre = self.head.eyes.mean(0, keepdims=True) + np.array([0, -0.22, -0.35])
+        target = self.place(centre)[0] + np.array([*camera.shift, 0])
+        across, up = (np.sin(camera.azimuth), np.cos(camera.azimuth)), np.cos(camera.elevation)
+        forward = -np.array([across[0] * up, np.sin(camera.elevation), across[1] * up])
         self.eye = target - forward * camera.distance
         right = np.cross(forward, [0, 1, 0])
         right /= np.sqrt(np.sum(right * right))
@@ -103,7 +103,7 @@ class _Frame:
         right = np.cross([0.0, 1.0, 0.0], towards)
         right /= np.sqrt(np.sum(right * right)) + 1e-9
         self.light_axes = np.stack([right, np.cross(towards, right), towards])
-        centre = (self.light_axes * (self.head.pivot + [0, 0.25, 0.3])).sum(1)
+        centre = (self.light_axes * (self.head.pivot + np.array([0, 0.25, 0.3]))).sum(1)
         self.light_frame = np.array([centre[0], centre[1], _SHADOW_SIZE / _SHADOW_SPAN, _SHADOW_SIZE * 0.5])
         self.shadow = np.full((_SHADOW_SIZE, _SHADOW_SIZE), -1e3, np.float32)
         unused = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE), np.int32), np.zeros((1, 1, 2), np.float32)
@@ -143,7 +143,7 @@ class _Frame:
             return film.develop_camera(small, face, level, self.scene.exposure, self.scene.quality, rng)
         return film.develop_raster(small, face, level, self.scene.exposure)
 
-    def _lights(self) -> tuple[np.ndarray, ...]:
+    def _lights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         light = self.scene.light
         return light.directions, light.colours, light.ambient, self.shadow, self.light_axes, self.light_frame
 
@@ -173,8 +173,9 @@ class _Frame:
         iris[7] = self.scene.pupil
         kernels.shade_surface(
             self.face_id, bary, assets.faces, assets.materials, self.points, self.normals, assets.uv, assets.tangents,
-            assets.masks, assets.canonical, self.turn, head.texture, self.eye, self.eyes, self.eye_axes, self.eye_radius,
-            self._palette(), iris, self.scene.clothes, *self._lights(), self.fine, irradiance, albedo, specular, is_skin,
+            assets.masks, assets.canonical, self.turn, head.texture, self.eye, self.eyes, self.eye_axes,
+            self.eye_radius, self._palette(), iris, self.scene.clothes, *self._lights(), self.fine,
+            irradiance, albedo, specular, is_skin,
         )  # fmt: skip
         soft, count, near = kernels.gather_skin(irradiance, is_skin, self.depth, self.factor)
         face = count > 0.5 * self.factor**2

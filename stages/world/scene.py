@@ -34,7 +34,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Glasses:
-    """Frames: half width and height of a lens in decimetres, exponent of its outline (2 an ellipse, more a rectangle)."""
+    """Half width and height of a lens in decimetres, exponent of its outline (2 an ellipse, more a rectangle)."""
 
     width: float
     height: float
@@ -76,7 +76,8 @@ class Scene:
 
 
 _MOODS = {
-    "neutral": 0.28, "smile": 0.22, "grin": 0.22, "open": 0.07, "frown": 0.04, "surprise": 0.04, "squint": 0.05, "any": 0.08,
+    "neutral": 0.28, "smile": 0.22, "grin": 0.22, "open": 0.07,
+    "frown": 0.04, "surprise": 0.04, "squint": 0.05, "any": 0.08,
 }  # fmt: skip
 
 

@@ -27,23 +27,27 @@ _SPREAD = {
 }  # fmt: skip
 # what tells people apart at a glance varies more, what deforms the skull less
 _SPREAD_OF = {
-    "eye-scale": 0.5, "eyebrows-angle": 0.2, "head-scale-horiz": 0.4, "head-fat": 0.3, "eye-trans-in": 0.6, "nose-scale-horiz-decr": 0.6, "nose-scale-vert-decr": 0.6, "nose-hump-decr": 0.5,
-    "mouth-scale-horiz-decr": 0.6, "mouth-trans-down": 0.5, "chin-height-decr": 0.6, "chin-width-decr": 0.6,
-    "mouth-upperlip-volume-decr": 0.6, "mouth-lowerlip-volume-decr": 0.6, "eyebrows-trans-down": 0.5,
-    "head-trans-backward": 0.1, "head-trans-down": 0.1, "head-trans-in": 0.05, "nose-trans-in": 0.12, "mouth-trans-in": 0.12,
-    "neck-trans-in": 0.1, "head-triangular": 0.15, "head-diamond": 0.2, "head-back-scale-depth-decr": 0.3, "ear-shape-pointed": 0.05,
-    "ear-shape-triangle": 0.1, "ear-shape-square": 0.1, "head-age-decr": 0.25, "eye-eyefold-angle-down": 0.3, "neck-double-decr": 0.25,
+    "eye-scale": 0.5, "eyebrows-angle": 0.2, "head-scale-horiz": 0.4, "head-fat": 0.3, "eye-trans-in": 0.6,
+    "nose-scale-horiz-decr": 0.6, "nose-scale-vert-decr": 0.6, "nose-hump-decr": 0.5, "mouth-scale-horiz-decr": 0.6,
+    "mouth-trans-down": 0.5, "chin-height-decr": 0.6, "chin-width-decr": 0.6, "mouth-upperlip-volume-decr": 0.6,
+    "mouth-lowerlip-volume-decr": 0.6, "eyebrows-trans-down": 0.5, "head-trans-backward": 0.1, "head-trans-down": 0.1,
+    "head-trans-in": 0.05, "nose-trans-in": 0.12, "mouth-trans-in": 0.12, "neck-trans-in": 0.1, "head-triangular": 0.15,
+    "head-diamond": 0.2, "head-back-scale-depth-decr": 0.3, "ear-shape-pointed": 0.05, "ear-shape-triangle": 0.1,
+    "ear-shape-square": 0.1, "head-age-decr": 0.25, "eye-eyefold-angle-down": 0.3, "neck-double-decr": 0.25,
     "eye-push1-in": 0.25, "eye-push2-in": 0.25, "head-angle-in": 0.3,
 }  # fmt: skip
 _MEAN_OF = {
-    "eye-scale-decr": 0.30, "eye-height2-decr": 0.22, "eye-height1-decr": 0.10, "eye-height3-decr": 0.10, "eyebrows-trans-down": 0.15, "eyebrows-angle-down": -0.1,
-    "mouth-scale-horiz-decr": 0.2, "head-scale-horiz-decr": -0.12, "head-fat-decr": -0.15, "mouth-angles-down": 0.1}  # fmt: skip
+    "eye-scale-decr": 0.30, "eye-height2-decr": 0.22, "eye-height1-decr": 0.10, "eye-height3-decr": 0.10,
+    "eyebrows-trans-down": 0.15, "eyebrows-angle-down": -0.1, "mouth-scale-horiz-decr": 0.2,
+    "head-scale-horiz-decr": -0.12, "head-fat-decr": -0.15, "mouth-angles-down": 0.1,
+}  # fmt: skip
 
 # how the mean of women differs from that of men, beyond MakeHuman's own targets
 _WOMEN = {
-    "eye-scale-decr": 0.35, "eye-height2-decr": 0.25, "mouth-upperlip-volume-decr": 0.4, "mouth-lowerlip-volume-decr": 0.4,
-    "chin-width-decr": -0.4, "nose-scale-horiz-decr": -0.3, "nose-volume-decr": -0.3, "eyebrows-trans-down": 0.3,
-    "chin-prominent-decr": -0.3, "head-fat-decr": -0.2, "chin-height-decr": -0.2, "head-scale-horiz-decr": -0.15,
+    "eye-scale-decr": 0.35, "eye-height2-decr": 0.25, "mouth-upperlip-volume-decr": 0.4,
+    "mouth-lowerlip-volume-decr": 0.4, "chin-width-decr": -0.4, "nose-scale-horiz-decr": -0.3,
+    "nose-volume-decr": -0.3, "eyebrows-trans-down": 0.3, "chin-prominent-decr": -0.3, "head-fat-decr": -0.2,
+    "chin-height-decr": -0.2, "head-scale-horiz-decr": -0.15,
 }  # fmt: skip
 
 

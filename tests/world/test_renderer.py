@@ -26,7 +26,8 @@ def scene():
 def test_another_process_renders_the_same_bits(look):
     program = (
         "import hashlib; from stages.world import *; "
-        f"print(hashlib.sha256(render(build_head(sample_traits(5)), sample_scene(5, 2), '{look}').tobytes()).hexdigest())"
+        f"picture = render(build_head(sample_traits(5)), sample_scene(5, 2), '{look}'); "
+        "print(hashlib.sha256(picture.tobytes()).hexdigest())"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     sample_traits(4), sample_scene(5, 1)  # what was drawn before must not matter
