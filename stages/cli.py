@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from stages.params import ParamsError, load
+from stages.params import Evaluate, ParamsError, load
 from stages.store import StoreError
 
 app = typer.Typer(
@@ -98,6 +98,10 @@ def evaluate(
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.txt in LFW's layout, for an image archive.")] = None,
     align: Annotated[bool, typer.Option(help="Detect and align the images of an image archive first.")] = True,
+    channels: Annotated[
+        str | None, typer.Option(help="rgb or bgr; default: what the model card or the official layout says.")
+    ] = None,
+    flip: Annotated[bool, typer.Option(help="Add the embedding of the mirror image.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
 ) -> None:
     """Measure the backbone on the benchmarks, or any network on any benchmark by path."""
@@ -106,7 +110,10 @@ def evaluate(
     with _loud():
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        importlib.import_module("stages.evaluate").evaluate_file(backbone, benchmark, pairs, out, align=align)
+        protocols = Evaluate(flip=flip)
+        importlib.import_module("stages.evaluate").evaluate_file(
+            backbone, benchmark, pairs, out, align=align, channels=channels, params=protocols
+        )
 
 
 @app.command()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from stages.embed import identity_sums
 from stages.fetch.digiface import Source
-from stages.params import Params, ParamsError
+from stages.params import Params, ParamsError, pick_device
 from stages.store import StoreError, decode, fingerprint, is_current, replacing, write_shard
 
 BIN = 0.02  # of the histogram, cosine
@@ -55,7 +55,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
             f"n_ids is {params.n_ids}, but the source has {len(identities)} identities; lower it or add zips"
         )
     vectors = prototypes(identities, sums)
-    device = _device(params.filter.device)
+    device = pick_device(params.filter.device, "filter.device")
     similarity, index, above = nearest(vectors, params.filter.threshold, params.filter.block, device)
     score = similarity if params.filter.score == "max" else mean_similarity(vectors)
     order = np.lexsort((identities, score))
@@ -182,10 +182,6 @@ def contact_sheet(tiles: Sequence[np.ndarray], captions: Sequence[str], columns:
         sheet.paste(Image.fromarray(tile), (left, top))
         draw.text((left, top + height + 1), caption, "#333", font)
     return np.asarray(sheet)
-
-
-def _device(name: str) -> str:
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table: Path, picture: Path) -> None:

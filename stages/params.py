@@ -207,6 +207,20 @@ class Params:
         )
 
 
+def pick_device(name: str, knob: str) -> str:
+    """What `auto`, `cpu` or `cuda` means on this machine: `cpu` or `cuda`.
+
+    Raises:
+        ParamsError: `cuda` without a GPU; the message names the knob.
+    """
+    import torch  # here, so that `r2r --help` does not wait for it
+
+    check(name in ("auto", "cpu", "cuda"), f"{knob} is {name!r}: auto, cpu or cuda")
+    gpu = torch.cuda.is_available()
+    check(name != "cuda" or gpu, f"{knob} is cuda, and torch sees no GPU: set it to cpu or auto")
+    return "cuda" if gpu and name != "cpu" else "cpu"
+
+
 T = TypeVar("T")
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from stages.align.mtcnn import MTCNN
 from stages.align.warp import SIZE, centre_crop, similarity, warp
 from stages.fetch.digiface import Source
-from stages.params import Align, Params
+from stages.params import Align, Params, pick_device
 from stages.store import Shard, decode, encode, fingerprint, is_current, replacing, write_shard
 
 
@@ -41,7 +41,7 @@ class Aligned:
 
 def detector(align: Align) -> MTCNN:
     """The detector with a run's parameters."""
-    return MTCNN(align.thresholds, align.factor, align.min_face, align.device)
+    return MTCNN(align.thresholds, align.factor, align.min_face, pick_device(align.device, "align.device"))
 
 
 def align_images(images: Sequence[np.ndarray], mtcnn: MTCNN) -> Aligned:

@@ -24,9 +24,9 @@ from stages.align.mtcnn import MTCNN
 from stages.align.warp import centre_crop, similarity, warp
 from stages.embed.encoder import Encoder
 from stages.evaluate.benchmarks import Images
-from stages.store import Shard, StoreError, file_digest, fingerprint, is_current, write_shard
+from stages.params import pick_device
+from stages.store import Shard, StoreError, cache_folder, file_digest, fingerprint, is_current, write_shard
 from stages.train.backbones import SIZE, load_backbone, normalise
-from stages.train.loop import cache_folder
 
 BEYOND = 0.5  # of the image's longer side: landmarks of a profile may lie outside by less
 
@@ -71,7 +71,7 @@ def load_network(path: Path, channels: str | None = None, device: str = "auto") 
         )
     backbone, card = load_backbone(path)
     order = channels or card.channels
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(pick_device(device, "evaluate.device"))
     backbone.to(place)
 
     @torch.inference_mode()

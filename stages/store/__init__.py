@@ -30,6 +30,11 @@ class StoreError(RuntimeError):
     """A file that is missing, broken or not what its name says; the message names it and what to do."""
 
 
+def cache_folder() -> Path:
+    """Where checkpoints and embeddings outlive a workspace: `$R2R_CACHE`, or `~/.cache/render2real`."""
+    return Path(os.environ.get("R2R_CACHE") or Path.home() / ".cache/render2real")
+
+
 def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:
     """Identity of a derived file: 64 hex digits over what it was made from.
 

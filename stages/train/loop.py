@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from stages.params import Params, ParamsError, Train
-from stages.store import StoreError, fingerprint, replacing
+from stages.params import Params, ParamsError, Train, pick_device
+from stages.store import StoreError, cache_folder, fingerprint, replacing
 from stages.train.backbones import Card, create_backbone, normalise, save_backbone
 from stages.train.data import FaceDataset, batches
 from stages.train.heads import create_head
@@ -41,7 +41,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: no aligned images, or broken ones.
         ParamsError: fewer images than a batch, a device that is not there, or a loss that is no longer finite.
     """
-    train, device = params.train, pick_device(params.train)
+    train, device = params.train, prepare_device(params.train)
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(params.seed)
@@ -125,25 +125,18 @@ def run(params: Params, root: Path = Path(".")) -> None:
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
 
-def pick_device(train: Train) -> torch.device:
-    """The device that `train.device` means here.
+def prepare_device(train: Train) -> torch.device:
+    """The device that `train.device` means here, set up for results that repeat.
 
     Raises:
         ParamsError: `cuda` without a GPU, or `fp16` on a CPU.
     """
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if train.device == "auto" else train.device
+    name = pick_device(train.device, "train.device")
     if name == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
-        if not torch.cuda.is_available():
-            raise ParamsError("train.device is cuda, and torch sees no GPU: set it to cpu or auto")
     elif train.precision == "fp16":
         raise ParamsError("train.precision is fp16, which needs a GPU: on a CPU, bf16")
     return torch.device(name)
-
-
-def cache_folder() -> Path:
-    """Where checkpoints live: `$R2R_CACHE`, or `~/.cache/render2real`."""
-    return Path(os.environ.get("R2R_CACHE") or Path.home() / ".cache/render2real")
 
 
 def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:

@@ -169,7 +169,7 @@ def test_fewer_images_than_a_batch(root):
 
 def test_devices_that_are_not_there():
     with pytest.raises(ParamsError, match="fp16, which needs a GPU"):
-        loop.pick_device(Train(precision="fp16", device="cpu"))
+        loop.prepare_device(Train(precision="fp16", device="cpu"))
     if not torch.cuda.is_available():
         with pytest.raises(ParamsError, match="sees no GPU"):
-            loop.pick_device(Train(device="cuda"))
+            loop.prepare_device(Train(device="cuda"))
