@@ -12,6 +12,7 @@ Notation: n images, d dimensions of an identity vector, c x h x w latents, L tok
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -44,7 +45,7 @@ class Training:
     size: int = 112  # px; a multiple of the VAE's factor
     vae_channels: tuple[int, ...] = (24, 48, 72, 96)  # factor 2 ** (levels - 1)
     latent_channels: int = 8  # twice Stable Diffusion's, as a small VAE keeps less in each
-    unet_channels: tuple[int, ...] = (72, 112, 152)
+    unet_channels: tuple[int, ...] = (88, 136, 176)
     text_layers: int = 2
     vae_steps: int = 20_000
     steps: int = 100_000
@@ -359,15 +360,10 @@ def encode_all(vae: Any, faces: Faces, training: Training) -> torch.Tensor:
 
 def save(pipeline: Arc2FacePipeline, folder: Path) -> None:
     """Save a diffusers folder in fp16, and leave the pipeline as it is."""
-    parts = pipeline.components
-    halves = {name: part for name, part in parts.items() if not isinstance(part, nn.Module)}
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            halves[name] = (
-                type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
-            )
-            halves[name].load_state_dict(part.state_dict())
-            halves[name].to(torch.float16)
+    halves = {
+        name: copy.deepcopy(part).to(dtype=torch.float16) if isinstance(part, nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
     Arc2FacePipeline(**halves).save_pretrained(folder)
 
 
