@@ -90,11 +90,15 @@ class Align:
     min_face: int = 20  # px
     missing: str = "skip"  # skip | keep (the centre crop): an image without a face
     codec: str = "png"  # png | jpeg | webp
-    batch_size: int = 64
+    batch_size: int = 64  # images that a worker holds at once; changes no result
     ids_per_shard: int = 64
-    device: str = "auto"
+    device: str = "auto"  # auto | cpu | cuda
 
     def __post_init__(self) -> None:
+        check(all(0 <= t < 1 for t in self.thresholds), f"align.thresholds is {self.thresholds}: each in [0, 1)")
+        check(self.min_face >= 12, f"align.min_face is {self.min_face} px: at least 12, P-Net's field")
+        check(self.batch_size >= 1, f"align.batch_size is {self.batch_size}: at least 1")
+        check(self.ids_per_shard >= 1, f"align.ids_per_shard is {self.ids_per_shard}: at least 1")
         check(self.missing in ("skip", "keep"), f"align.missing is {self.missing!r}: skip or keep")
         check(self.codec in ("png", "jpeg", "webp"), f"align.codec is {self.codec!r}: png, jpeg or webp")
         check(0 < self.factor < 1, f"align.factor is {self.factor}: in (0, 1)")

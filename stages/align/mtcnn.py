@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 
 import joblib
+import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,9 @@ from torch.nn import functional as F
 from stages.store import StoreError
 
 CELL, STRIDE = 12, 2  # px: P-Net's receptive field, and how far apart its outputs are
-PASS = {  # images through P-Net, crops through R-Net and O-Net at once; on a CPU, what stays in its cache
-    "cpu": {"pnet": 8, "rnet": 32, "onet": 8},
-    "cuda": {"pnet": 128, "rnet": 4096, "onet": 1024},
+AT_ONCE = {  # pixels in a batch, its images through P-Net, crops through R- and O-Net; on a CPU, what its cache holds
+    "cpu": {"pixels": 1 << 20, "pnet": 8, "rnet": 32, "onet": 8},
+    "cuda": {"pixels": 1 << 25, "pnet": 128, "rnet": 4096, "onet": 1024},
 }
 
 
@@ -202,15 +203,11 @@ def load_official(net: nn.Module, name: str) -> None:
 
 
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *, inclusive: bool = False) -> Tensor:
-    """Non-maximum suppression within each group, all groups at once.
-
-    Round by round, the best remaining box of every group is kept and those that overlap it too much go: as many rounds
-    as the fullest group keeps boxes. A box's coordinates are never shifted, so a group's result does not depend on the
-    others.
+    """Non-maximum suppression within each group: from the best box on, what overlaps a kept one too much goes.
 
     Args:
         boxes: [n, 4] float32.
-        scores: [n] float32.
+        scores: [n] float32; of equal ones the first box comes first.
         groups: [n] int64, any labels.
         threshold: overlap above which the lower of two boxes goes.
         inclusive: pixel-inclusive areas, and the overlap is over the smaller area instead of the union: O-Net's.
@@ -220,20 +217,25 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, *,
     """
     order = scores.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
-    kept = []
-    boxes, groups, margin = boxes[order], groups[order], float(inclusive)
-    areas = (boxes[:, 2:] - boxes[:, :2] + margin).prod(1)
-    while len(order):
-        first = torch.ones_like(groups, dtype=torch.bool)
-        first[1:] = groups[1:] != groups[:-1]
-        kept.append(order[first])
-        leader = first.nonzero()[first.cumsum(0) - 1, 0]
-        sides = torch.minimum(boxes[:, 2:], boxes[leader, 2:]) - torch.maximum(boxes[:, :2], boxes[leader, :2])
-        common = (sides + margin).clamp_(min=0).prod(1)
-        whole = torch.minimum(areas, areas[leader]) if inclusive else areas + areas[leader] - common
-        stay = (common / whole <= threshold) & ~first
-        order, boxes, groups, areas = order[stay], boxes[stay], groups[stay], areas[stay]
-    return torch.cat(kept) if kept else order
+    kept = _keep(boxes[order].cpu().numpy(), groups[order].cpu().numpy(), threshold, inclusive)
+    return order[torch.from_numpy(kept).to(order.device)]
+
+
+@numba.njit(cache=True)
+def _keep(boxes: np.ndarray, groups: np.ndarray, threshold: float, inclusive: bool) -> np.ndarray:
+    margin, nothing = np.float32(inclusive), np.float32(0)
+    areas = (boxes[:, 2] - boxes[:, 0] + margin) * (boxes[:, 3] - boxes[:, 1] + margin)
+    kept = np.ones(len(boxes), np.bool_)
+    for i in range(len(boxes)):
+        j = i + 1
+        while kept[i] and j < len(boxes) and groups[j] == groups[i]:
+            w = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0]) + margin
+            h = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1]) + margin
+            common = max(w, nothing) * max(h, nothing)
+            whole = min(areas[i], areas[j]) if inclusive else areas[i] + areas[j] - common
+            kept[j] = kept[j] and common / whole <= threshold
+            j += 1
+    return kept
 
 
 class AreaResizer:
@@ -252,10 +254,10 @@ class AreaResizer:
         window = min(self.height, self.width) // CELL + 2  # px: the longest side, at the pyramid's last level
         self.channels = 3 if 255 * window**2 < 1 << 21 else 1  # of an integer
         self.bits = 63 // self.channels
-        values = images.permute(3, 0, 1, 2).unflatten(0, (-1, self.channels))
-        packed = values[:, 0].long()
-        for k in range(1, self.channels):
-            packed += values[:, k].long() << self.bits * k
+        places = torch.eye(3, dtype=torch.float64)
+        if self.channels == 3:
+            places = torch.tensor([[1.0], [2**self.bits], [4**self.bits]], dtype=torch.float64)
+        packed = (images.double() @ places.to(images.device)).long().permute(3, 0, 1, 2)  # exact: below 2^53
         self.integral = F.pad(packed.cumsum(2).cumsum(3), (1, 0, 1, 0))  # [planes, b, h + 1, w + 1]
 
     def level(self, height: int, width: int) -> Tensor:
@@ -321,7 +323,7 @@ class MTCNN:
         thresholds: least probability of P-, R- and O-Net.
         factor: of the image pyramid, in (0, 1).
         min_face: smallest face in px.
-        device: of torch, or `auto`: the GPU if there is one.
+        device: `cpu` or `cuda`, of torch.
     """
 
     def __init__(
@@ -329,12 +331,10 @@ class MTCNN:
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
         factor: float = 0.709,
         min_face: int = 20,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.thresholds, self.factor, self.min_face, self.device = thresholds, factor, min_face, torch.device(device)
-        self.at_once = PASS[self.device.type]
+        self.at_once = AT_ONCE[self.device.type]
         self.pnet, self.rnet, self.onet = PNet(), RNet(), ONet()
         for name, net in (("pnet", self.pnet), ("rnet", self.rnet), ("onet", self.onet)):
             load_official(net, name)
@@ -360,9 +360,11 @@ class MTCNN:
         for index, image in enumerate(images):
             groups.setdefault(image.shape, []).append(index)
         found: dict[int, Detections] = {}
-        for indices in groups.values():
-            batch = torch.from_numpy(np.stack([images[index] for index in indices])).to(self.device)
-            found.update(zip(indices, self._detect(batch), strict=True))
+        for (h, w, _), indices in groups.items():
+            step = max(1, self.at_once["pixels"] // (h * w))
+            for part in (indices[i : i + step] for i in range(0, len(indices), step)):
+                batch = torch.from_numpy(np.stack([images[index] for index in part])).to(self.device)
+                found.update(zip(part, self._detect(batch), strict=True))
         return [found[index] for index in range(len(images))]
 
     def _detect(self, images: Tensor) -> list[Detections]:
@@ -382,19 +384,20 @@ class MTCNN:
     def _propose(self, resizer: AreaResizer, h: int, w: int) -> tuple[Tensor, Tensor]:
         """P-Net on every level: square boxes [n, 4] and the images [n] they lie in."""
         levels = []
-        for scale in self.scales(h, w):
+        for number, scale in enumerate(self.scales(h, w)):
             level = resizer.level(int(h * scale + 1), int(w * scale + 1))
             passes = [self.pnet(_filled(part, self.at_once["pnet"])) for part in level.split(self.at_once["pnet"])]
             scores, offsets = (torch.cat(column)[: len(level)] for column in zip(*passes, strict=True))
             image, row, column = (scores >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = STRIDE * torch.stack([column, row], 1).float() + 1
             boxes = torch.cat([(corner / scale).floor(), ((corner + CELL - 1) / scale).floor()], 1)
-            scores, offsets = scores[image, row, column], offsets[image, :, row, column]
-            kept = suppress(boxes, scores, image, 0.5)
-            levels.append((boxes[kept], offsets[kept], scores[kept], image[kept]))
+            at = torch.full_like(image, number)
+            levels.append((boxes, offsets[image, :, row, column], scores[image, row, column], image, at))
         if not levels:  # smaller than min_face
             return torch.zeros(0, 4, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
-        boxes, offsets, scores, image = map(torch.cat, zip(*levels, strict=True))
+        boxes, offsets, scores, image, at = map(torch.cat, zip(*levels, strict=True))
+        kept = suppress(boxes, scores, image * len(levels) + at, 0.5).sort().values
+        boxes, offsets, scores, image = boxes[kept], offsets[kept], scores[kept], image[kept]
         kept = suppress(boxes, scores, image, 0.7)
         return _squared(_refined(boxes[kept], offsets[kept], 0)), image[kept]
 
