@@ -1,6 +1,7 @@
-# `make repro` and `make test` set up what is missing and run; they are all a fresh machine needs.
+# `make repro` and `make test` set up what is missing and run: they are all that a fresh machine needs.
 PYTHON ?= python3
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test lint params bench
 
@@ -20,9 +21,13 @@ params: .venv/ready
 	$(BIN)/r2r params
 
 bench: .venv/ready
-	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	for name in world filter train evaluate; do $(BIN)/python -m bench.$$name || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	# insightface asks for opencv-python, whose windows need libGL; the headless build has the same functions
+	$(BIN)/pip uninstall -q -y opencv-python
+	$(BIN)/pip install -q -c constraints.txt --force-reinstall --no-deps opencv-python-headless
 	touch $@
