@@ -1,0 +1,51 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.store import Shard
+from stages.world.datasets import photograph
+
+SCRIPT = Path(__file__).parents[2] / "pretrain" / "render.py"
+
+
+@pytest.fixture
+def render(monkeypatch, tmp_path):
+    """The script as a module, two people a shard, rendering in this process and counting what it renders."""
+    spec = importlib.util.spec_from_file_location("render", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.rendered = []
+
+    def in_process(work, portraits):
+        for portrait in portraits:
+            module.rendered.append(portrait)
+            yield work(portrait)
+
+    monkeypatch.setattr(module, "IDS_PER_SHARD", 2)
+    monkeypatch.setattr(module, "in_processes", in_process)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def test_a_person_stands_in_both_looks_under_one_number(render):
+    render.main("pretrain", identities=2, images_per_look=1, seed=0)
+    with Shard(Path("data/align/00000.h5")) as shard:
+        assert shard["identity"].tolist() == [0, 0, 1, 1]
+        assert shard["sample"].tolist() == [0, 1, 0, 1]
+        assert shard.image(0).shape == (112, 112, 3)
+    assert [portrait.look for portrait in render.rendered] == ["raster", "camera"] * 2
+    for row, portrait in enumerate(render.rendered):
+        with Shard(Path("data/align/00000.h5")) as shard:
+            assert shard.encoded(row) == photograph(portrait)[0].encoded
+
+
+def test_a_killed_run_goes_on_with_the_shards_that_are_missing(render):
+    render.main("pretrain", identities=4, images_per_look=1, seed=0)
+    whole = [path.read_bytes() for path in sorted(Path("data/align").iterdir())]
+    Path("data/align/00001.h5").unlink()
+    render.rendered.clear()
+    render.main("pretrain", identities=4, images_per_look=1, seed=0)
+    assert np.unique([portrait.identity % 10_000_000 for portrait in render.rendered]).tolist() == [2, 3]
+    assert [path.read_bytes() for path in sorted(Path("data/align").iterdir())] == whole
