@@ -6,9 +6,19 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.arc2face import SD15_TEXT, SD15_UNET, SD15_VAE
 from stages.transfer.arc2face.pipeline import PROMPT, Arc2FacePipeline, text_states
-from tests.transfer.arc2face.tiny import DIMENSION, LENGTH, WIDTH, generators, pipeline, vectors, write_official
+from tests.transfer.arc2face.tiny import (
+    DIMENSION,
+    LENGTH,
+    SD15_TEXT,
+    SD15_UNET,
+    SD15_VAE,
+    WIDTH,
+    generators,
+    pipeline,
+    vectors,
+    write_official,
+)
 
 
 @pytest.fixture(scope="module")
