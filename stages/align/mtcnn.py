@@ -4,7 +4,7 @@ Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded Conv
 proposes square boxes at every level of an image pyramid, R-Net and O-Net look at the crops again and refine them. The
 arithmetic is facenet-pytorch's (`models/utils/detect_face.py`), which detects one image at a time or a batch of one
 size; here every level of all images is one batch, and so are all crops. Both resize by area, which an integral image
-gives exactly for any window: the crops of the whole batch are four gathers.
+gives exactly for any window in four reads a pixel.
 
 The weights are the original ones, read from the files of the `mtcnn` package (whose code imports TensorFlow and is
 not run). The modules bear the names of AdaFace's port (`face_alignment/mtcnn_pytorch/src/get_nets.py`), whose
@@ -31,7 +31,7 @@ from stages.store import StoreError
 
 CELL, STRIDE = 12, 2  # px: P-Net's receptive field, and how far apart its outputs are
 AT_ONCE = {  # pixels in a batch, its images through P-Net, crops through R- and O-Net; on a CPU, what its cache holds
-    "cpu": {"pixels": 1 << 20, "pnet": 8, "rnet": 32, "onet": 8},
+    "cpu": {"pixels": 600_000, "pnet": 8, "rnet": 32, "onet": 8},
     "cuda": {"pixels": 1 << 25, "pnet": 128, "rnet": 4096, "onet": 1024},
 }
 
@@ -241,60 +241,63 @@ def _keep(boxes: np.ndarray, groups: np.ndarray, threshold: float, inclusive: bo
 class AreaResizer:
     """Area resizing (`interpolate(mode="area")`) of any integer window of a batch of images, by integral images.
 
-    The three channels share one 64-bit integer: a third of the reads. The integral overflows, but the difference of its
-    corners is right modulo 2^64, and a window's sums fit their 21 bits in images of up to about 1,000 px; larger ones
-    take an integer for each channel. All sums are exact: a mean is the same whatever was resized with it.
+    Sums of 8-bit values are exact: a mean is the same whatever was resized with it.
 
     Args:
         images: [b, h, w, 3] uint8.
     """
 
-    def __init__(self, images: Tensor) -> None:
-        self.height, self.width = images.shape[1:3]
-        window = min(self.height, self.width) // CELL + 2  # px: the longest side, at the pyramid's last level
-        self.channels = 3 if 255 * window**2 < 1 << 21 else 1  # of an integer
-        self.bits = 63 // self.channels
-        places = torch.eye(3, dtype=torch.float64)
-        if self.channels == 3:
-            places = torch.tensor([[1.0], [2**self.bits], [4**self.bits]], dtype=torch.float64)
-        packed = (images.double() @ places.to(images.device)).long().permute(3, 0, 1, 2)  # exact: below 2^53
-        self.integral = F.pad(packed.cumsum(2).cumsum(3), (1, 0, 1, 0))  # [planes, b, h + 1, w + 1]
+    def __init__(self, images: np.ndarray) -> None:
+        self.count, self.height, self.width = images.shape[:3]
+        self.integral = _integral(images)
 
     def level(self, height: int, width: int) -> Tensor:
         """All images at another size: [b, 3, height, width] float32, as the networks take it."""
-        zero = self.integral.new_zeros(1)
-        (y0,), (y1,) = _windows(zero, zero + self.height, height)
-        (x0,), (x1,) = _windows(zero, zero + self.width, width)
-        rows = self.integral.index_select(2, y1) - self.integral.index_select(2, y0)
-        sums = rows.index_select(3, x1) - rows.index_select(3, x0)
-        return self._normalised(sums, (y1 - y0)[:, None] * (x1 - x0))
+        begin, end = np.zeros((self.count, 2), np.int64), np.tile([self.width, self.height], (self.count, 1))
+        return _network_input(_windows(self.integral, np.arange(self.count), begin, end, height, width))
 
-    def crops(self, image: Tensor, begin: Tensor, end: Tensor, size: int) -> Tensor:
-        """Windows `begin` to `end` ([n, 2] int, x and y, end exclusive) of images [n]: [n, 3, size, size] float32."""
-        x0, x1 = _windows(begin[:, 0], end[:, 0], size)
-        y0, y1 = _windows(begin[:, 1], end[:, 1], size)
-        lines, first = self.integral.flatten(1, 2), image[:, None] * (self.height + 1)
-        rows = lines.index_select(1, (first + y1).flatten()) - lines.index_select(1, (first + y0).flatten())
-        rows = rows.unflatten(1, (-1, size))  # [planes, n, size, w + 1]
-        columns = [x[:, None].expand(rows.shape[0], -1, size, -1) for x in (x0, x1)]
-        sums = rows.gather(3, columns[1]) - rows.gather(3, columns[0])
-        return self._normalised(sums, (y1 - y0)[:, :, None] * (x1 - x0)[:, None])
-
-    def _normalised(self, sums: Tensor, areas: Tensor) -> Tensor:
-        means = torch.empty(*sums.shape[1:], 3, device=sums.device)
-        for channel in range(3):
-            plane, k = divmod(channel, self.channels)
-            means[..., channel] = (sums[plane] >> self.bits * k) & ((1 << self.bits) - 1)
-        return means.div_(areas[..., None]).sub_(127.5).mul_(0.0078125).permute(0, 3, 1, 2)
+    def crops(self, image: np.ndarray, begin: np.ndarray, end: np.ndarray, size: int) -> Tensor:
+        """Windows `begin` to `end` ([n, 2] int64, x and y, end exclusive) of images [n]: [n, 3, size, size] float32."""
+        return _network_input(_windows(self.integral, image, begin, end, size, size))
 
 
-def _windows(begin: Tensor, end: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """First and last edge of adaptive pooling's `size` windows over [begin, end): two [n, size] int."""
-    step = torch.arange(size, device=begin.device)
-    length = (end - begin)[:, None]
-    first = step * length // size
-    last = -(-(step + 1) * length // size)
-    return begin[:, None] + first, begin[:, None] + last
+def _network_input(means: np.ndarray) -> Tensor:
+    return torch.from_numpy((means - np.float32(127.5)) * np.float32(0.0078125)).permute(0, 3, 1, 2)
+
+
+@numba.njit(cache=True, nogil=True)
+def _integral(images: np.ndarray) -> np.ndarray:
+    """[b, h + 1, w + 1, 3] uint32: sums over all that lies above and to the left, modulo 2^32."""
+    b, h, w, channels = images.shape
+    sums = np.zeros((b, h + 1, w + 1, channels), np.uint32)
+    for n in range(b):
+        for y in range(h):
+            for channel in range(channels):
+                line = np.uint32(0)
+                for x in range(w):
+                    line = np.uint32(line + images[n, y, x, channel])
+                    sums[n, y + 1, x + 1, channel] = np.uint32(sums[n, y, x + 1, channel] + line)
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _windows(
+    integral: np.ndarray, image: np.ndarray, begin: np.ndarray, end: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Means over adaptive pooling's height x width windows of [begin, end): [n, height, width, 3] float32."""
+    means = np.empty((len(image), height, width, 3), np.float32)
+    for n in range(len(image)):
+        sums, (left, top), (w, h) = integral[image[n]], begin[n], end[n] - begin[n]
+        for i in range(height):
+            y0, y1 = top + i * h // height, top - (-(i + 1) * h // height)
+            for j in range(width):
+                x0, x1 = left + j * w // width, left - (-(j + 1) * w // width)
+                area = np.float32((y1 - y0) * (x1 - x0))
+                for channel in range(3):
+                    outer = np.uint32(sums[y1, x1, channel] + sums[y0, x0, channel])
+                    inner = np.uint32(sums[y1, x0, channel] + sums[y0, x1, channel])
+                    means[n, i, j, channel] = np.float32(np.uint32(outer - inner)) / area
+    return means
 
 
 def _refined(boxes: Tensor, offsets: Tensor, margin: float) -> Tensor:
@@ -309,11 +312,6 @@ def _squared(boxes: Tensor) -> Tensor:
     longer = sides.amax(1, keepdim=True)
     corner = boxes[:, :2] + sides * 0.5 - longer * 0.5
     return torch.cat([corner, corner + longer], 1)
-
-
-def _filled(x: Tensor, size: int) -> Tensor:
-    """A last pass filled up with zeros: a convolution of another batch size may sum in another order."""
-    return x if len(x) == size else F.pad(x, (0, 0, 0, 0, 0, 0, 0, size - len(x)))
 
 
 class MTCNN:
@@ -361,13 +359,12 @@ class MTCNN:
             groups.setdefault(image.shape, []).append(index)
         found: dict[int, Detections] = {}
         for (h, w, _), indices in groups.items():
-            step = max(1, self.at_once["pixels"] // (h * w))
+            step = self.at_once["pnet"] * max(1, self.at_once["pixels"] // (h * w * self.at_once["pnet"]))
             for part in (indices[i : i + step] for i in range(0, len(indices), step)):
-                batch = torch.from_numpy(np.stack([images[index] for index in part])).to(self.device)
-                found.update(zip(part, self._detect(batch), strict=True))
+                found.update(zip(part, self._detect(np.stack([images[i] for i in part])), strict=True))
         return [found[index] for index in range(len(images))]
 
-    def _detect(self, images: Tensor) -> list[Detections]:
+    def _detect(self, images: np.ndarray) -> list[Detections]:
         b, h, w, _ = images.shape
         resizer = AreaResizer(images)
         boxes, image = self._propose(resizer, h, w)
@@ -386,8 +383,7 @@ class MTCNN:
         levels = []
         for number, scale in enumerate(self.scales(h, w)):
             level = resizer.level(int(h * scale + 1), int(w * scale + 1))
-            passes = [self.pnet(_filled(part, self.at_once["pnet"])) for part in level.split(self.at_once["pnet"])]
-            scores, offsets = (torch.cat(column)[: len(level)] for column in zip(*passes, strict=True))
+            scores, offsets = self._through("pnet", level)
             image, row, column = (scores >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = STRIDE * torch.stack([column, row], 1).float() + 1
             boxes = torch.cat([(corner / scale).floor(), ((corner + CELL - 1) / scale).floor()], 1)
@@ -428,8 +424,13 @@ class MTCNN:
         begin = boxes[:, :2].trunc().long().clamp(min=1) - 1
         end = boxes[:, 2:].trunc().long().minimum(limit)
         inside = (begin < end).all(1)
-        boxes, image, begin, end = boxes[inside], image[inside], begin[inside], end[inside]
+        boxes, image = boxes[inside], image[inside]
+        of, first, last = (column.cpu().numpy() for column in (image, begin[inside], end[inside]))
+        return boxes, image, self._through(name, resizer.crops(of, first, last, size))
+
+    def _through(self, name: str, inputs: Tensor) -> list[Tensor]:
+        """A network's outputs. A last pass is filled up: a convolution of another batch size may sum otherwise."""
         net, n = getattr(self, name), self.at_once[name]
-        parts = zip(*(column.split(n) for column in (image, begin, end)), strict=True)
-        passes = [net(_filled(resizer.crops(of, first, last, size), n)) for of, first, last in parts]
-        return boxes, image, [torch.cat(column)[: len(boxes)] for column in zip(*passes, strict=True)]
+        parts = list(inputs.to(self.device).split(n))
+        parts[-1] = F.pad(parts[-1], (0, 0, 0, 0, 0, 0, 0, n - len(parts[-1])))
+        return [torch.cat(column)[: len(inputs)] for column in zip(*map(net, parts), strict=True)]
