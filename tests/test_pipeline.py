@@ -110,7 +110,7 @@ def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_hashes(refere
 
 def test_more_identities_than_there_are_is_an_error_naming_both_numbers(reference, tmp_path):
     checkout = Checkout(tmp_path)
-    shutil.copytree(reference.folder / "data", checkout.folder / "data")
+    shutil.copytree(reference.folder / "data", checkout.folder / "data", dirs_exist_ok=True)
     checkout("r2r", "params", "profile=smoke", "n_ids=100000")
     done = subprocess.run(
         [BIN / "r2r", "filter"], cwd=checkout.folder, env=checkout.environment, capture_output=True, text=True
