@@ -14,6 +14,7 @@ WORLD_RANGES: dict[str, int] = {
     "benchmarks": 20_000_000,
     "pretrain": 30_000_000,
     "second": 40_000_000,
+    "generator": 50_000_000,
 }
 """First identity number of each population; each is ten million long, so no two share a person."""
 
