@@ -2,8 +2,8 @@
 
     python render.py --population pretrain --identities 1200 --images-per-look 10 --out encoder/data/align
 
-Writes training shards, `00000.h5` …, as `r2r align` does. Of both looks, a person's first images are in the raster look,
-the others in the camera look. A killed run goes on where it stopped.
+Writes training shards, `00000.h5` …, as `r2r align` does. Of both looks, a person's first images are in the raster
+look, the others in the camera look. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations

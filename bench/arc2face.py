@@ -1,0 +1,135 @@
+"""How fast images are generated, and what share of the machine's matrix products that is.
+
+    python -m bench.arc2face                                     the embedded size, on this CPU
+    python -m bench.arc2face --sd15 --size 64 --steps 2          Stable Diffusion 1.5's size with random weights
+    python -m bench.arc2face --sd15 --size 512 --batch 32 --precision bf16 --compile --channels-last --device cuda
+
+Prints one JSON line. The operations are counted by torch on one image's denoising and decoding; the peak is the best
+of a few square matrix products of the same precision, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pretrain.generator import Training, create_denoiser, create_tokenizer, create_vae
+from stages.transfer.arc2face import PRECISIONS, Arc2FacePipeline
+
+SD15_UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
+SD15_VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+SD15_TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+}
+
+
+def create(sd15: bool, device: str, dtype: torch.dtype) -> Arc2FacePipeline:
+    """A pipeline with random weights."""
+    tokenizer = create_tokenizer()
+    with torch.device(device):
+        if sd15:
+            vae, unet = AutoencoderKL(**SD15_VAE), UNet2DConditionModel(**SD15_UNET)
+            text_encoder = CLIPTextModel(CLIPTextConfig(**SD15_TEXT))
+        else:
+            vae, parts = create_vae(Training()), create_denoiser(Training(), tokenizer, 256)
+            unet, text_encoder = parts["unet"], parts["text_encoder"]
+    for part in (vae, unet, text_encoder):
+        part.eval().to(dtype)
+    pipeline = Arc2FacePipeline(vae, text_encoder, tokenizer, unet, DPMSolverMultistepScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def peak(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of the best square matrix product."""
+    best = 0.0
+    for size in (4096, 8192) if device == "cuda" else (1024, 2048):
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        a @ b
+        for _ in range(5):
+            best = max(best, 2 * size**3 / timed(lambda a=a, b=b: a @ b, device))
+    return best
+
+
+def timed(function, device: str) -> float:
+    """Seconds of a call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def main(
+    sd15: Annotated[bool, typer.Option("--sd15", help="Stable Diffusion 1.5's configuration.")] = False,
+    size: Annotated[int, typer.Option(help="px; 0 is the configuration's.")] = 0,
+    steps: int = 10,
+    batch: int = 8,
+    guidance: float = 3.0,
+    precision: str = "fp32",
+    compile: Annotated[bool, typer.Option("--compile")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last")] = False,
+    device: str = "cpu",
+    repeats: int = 2,
+    threads: int = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    dtype = PRECISIONS[precision]
+    pipeline = create(sd15, device, dtype)
+    if channels_last:
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    width = 512 if sd15 else 256
+    vectors = torch.nn.functional.normalize(torch.randn(batch, width), dim=1)
+
+    def generate(count: int = batch) -> None:
+        generators = [torch.Generator().manual_seed(number) for number in range(count)]
+        options = {"height": size or None, "width": size or None, "steps": steps, "guidance": guidance}
+        pipeline(vectors[:count], generators, **options)
+
+    with FlopCounterMode(display=False) as counter:
+        generate(1)
+    operations = counter.get_total_flops()
+    if compile:
+        pipeline.unet.compile()
+        pipeline.vae.decoder.compile()
+    generate()
+    seconds = min(timed(generate, device) for _ in range(repeats)) / batch
+    limit = peak(device, dtype)
+    result = {
+        "configuration": "sd15" if sd15 else "embedded",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {threads} threads",
+        "precision": precision,
+        "size": size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
+        "steps": steps,
+        "batch": batch,
+        "images_per_second": round(1 / seconds, 4),
+        "gflop_per_image": round(operations / 1e9, 2),
+        "peak_tflops": round(limit / 1e12, 3),
+        "share_of_peak": round(operations / seconds / limit, 3),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
