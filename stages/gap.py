@@ -13,9 +13,7 @@ Notation: n images of each domain, L tokens, W width of the conditioning, k = L 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -25,35 +23,16 @@ from PIL import Image, ImageDraw
 from sklearn.manifold import TSNE
 from tqdm import tqdm
 
-from stages.params import check
+from stages.params import Params, check
 from stages.store import Shard, StoreError, fingerprint, is_current, replacing, write_shard
 from stages.transfer.arc2face import Arc2FacePipeline, load_pipeline, weights_digest
 from stages.transfer.arc2face.sampling import seed_of
-
-if TYPE_CHECKING:
-    from stages.synthesize import Knobs
 
 TSNE_POINTS = 500  # images of each domain in the plot
 SHEET = 8  # source images on the sheet without and with the gap
 
 
-@dataclass(frozen=True)
-class Gap:
-    """The domain gap and how it is applied."""
-
-    n_images: int = 400  # of each domain; the paper's 1000
-    weight: float = 1.0  # of delta in generation; 0 is without. Equation 2 adds delta as it is
-    branch: str = "conditional"  # conditional | both: of classifier-free guidance. The unconditional branch stands for
-    # every face, so shifting it too would cancel the shift's amplification by guidance; the paper does not say
-    batch_size: int = 64  # images
-
-    def __post_init__(self) -> None:
-        check(self.n_images >= 4, f"gap.n_images is {self.n_images}: at least 4, as the distances halve them")
-        check(self.branch in ("conditional", "both"), f"gap.branch is {self.branch!r}: conditional or both")
-        check(self.batch_size >= 1, f"gap.batch_size is {self.batch_size}: at least 1")
-
-
-def run(params: Knobs, root: Path = Path(".")) -> None:
+def run(params: Params, root: Path = Path(".")) -> None:
     """Estimate the gap between `data/embed/source` and `data/embed/target.h5`.
 
     Writes `data/gap.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap.png` (t-SNE) and
@@ -230,7 +209,7 @@ def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, 
         figure.savefig(path, dpi=120, format="png")
 
 
-def _sheet(params: Knobs, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray, path: Path) -> None:
+def _sheet(params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray, path: Path) -> None:
     """Images without the gap (above) and with it (below), of the same vectors and noise."""
     knobs, both = params.arc2face, params.gap.branch == "both"
     rows = []

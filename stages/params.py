@@ -13,7 +13,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-METHODS = ("none",)
+METHODS = ("none", "arc2face")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 class ParamsError(ValueError):
@@ -28,8 +29,19 @@ def check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Fetch:
-    """What is fetched or rendered."""
+    """What is fetched or rendered.
 
+    `embedded` is rendered on the spot by the knobs below; other names are the catalogue's (docs/data.md).
+    """
+
+    source: str = "embedded"  # embedded | digiface-1m
+    target: str = "embedded"  # embedded | ffhq
+    benchmarks: tuple[str, ...] = ("embedded",)  # embedded, insightface-bins, ijbb, ijbc, rfw
+    weights: tuple[str, ...] = ()  # arc2face, sd15, ...
+    target_images: int = 1000  # of ffhq: the paper's 1000 (Digi2Real, section 3)
+    mirror: str = ""  # a folder (linked) or an address with the layout of data/, asked first; "" is none
+    accept_licenses: tuple[str, ...] = ()  # names of licences whose terms you have read and accept
+    parallel: int = 4  # files at a time
     world_seed: int = 0  # of the embedded people; apart from `seed`, so that three training seeds meet one world
     source_images_per_id: int = 10  # rendered per source identity, >= images_per_id
     source_ids_per_zip: int = 50
@@ -56,6 +68,8 @@ class Fetch:
         check(self.templates >= 2, f"fetch.templates is {self.templates}: an impostor pair needs at least 2")
         check(self.world_seed >= 0, f"fetch.world_seed is {self.world_seed}: at least 0")
         check(self.workers >= 0, f"fetch.workers is {self.workers}: at least 0, which is one a core")
+        check(self.target_images >= 1, f"fetch.target_images is {self.target_images}: at least 1")
+        check(self.parallel >= 1, f"fetch.parallel is {self.parallel}: at least 1")
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,77 @@ class Filter:
     def __post_init__(self) -> None:
         check(self.score in ("max", "mean"), f"filter.score is {self.score!r}: max or mean")
         check(-1 <= self.threshold <= 1, f"filter.threshold is {self.threshold}: a cosine in [-1, 1]")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The domain gap and how it is applied."""
+
+    n_images: int = 1000  # of each domain; the paper's
+    weight: float = 1.0  # of delta in generation; 0 is without. Equation 2 adds delta as it is
+    branch: str = "conditional"  # conditional | both: of classifier-free guidance. The unconditional branch stands for
+    # every face, so shifting it too would cancel the shift's amplification by guidance; the paper does not say
+    batch_size: int = 64  # images
+
+    def __post_init__(self) -> None:
+        check(self.n_images >= 4, f"gap.n_images is {self.n_images}: at least 4, as the distances halve them")
+        check(self.branch in ("conditional", "both"), f"gap.branch is {self.branch!r}: conditional or both")
+        check(self.batch_size >= 1, f"gap.batch_size is {self.batch_size}: at least 1")
+
+
+@dataclass(frozen=True)
+class Synthesize:
+    """The image shards."""
+
+    codec: str = "png"  # png | jpeg | webp
+    quality: int = 95  # of jpeg and webp
+    ids_per_shard: int = 64
+    workers: int = 0  # processes; 0 is one a GPU, or one a core (each of arc2face.threads) on a CPU
+
+    def __post_init__(self) -> None:
+        check(self.codec in ("png", "jpeg", "webp"), f"synthesize.codec is {self.codec!r}: png, jpeg or webp")
+        check(1 <= self.quality <= 100, f"synthesize.quality is {self.quality}: 1 to 100")
+        check(self.ids_per_shard >= 1, f"synthesize.ids_per_shard is {self.ids_per_shard}: at least 1")
+        check(self.workers >= 0, f"synthesize.workers is {self.workers}: at least 0")
+
+
+@dataclass(frozen=True)
+class Arc2Face:
+    """The generator of method `arc2face`, and where its identity vectors come from."""
+
+    weights: str = "stages/transfer/arc2face/generator"  # a diffusers folder, or the official `arc2face/` + `encoder/`
+    base: str = ""  # Stable Diffusion 1.5's folder, which the official weights need for VAE, tokenizer and scheduler
+    lora: str = ""  # LCM-LoRA's folder or file, fused into the UNet (needs peft); with it LCMScheduler, guidance 1
+    scheduler: str = "DPMSolverMultistepScheduler"  # of diffusers; its default is DPM-Solver++ 2M, as the official demo
+    steps: int = 25
+    guidance: float = 3.0  # classifier-free guidance scale; 1 is none
+    size: int = 0  # px; 0 is what the UNet was trained at
+    latents_per_id: int = 5  # identity vectors; Digi2Real, "Dataset Generation"
+    images_per_latent: int = 5  # of which `images_per_id` in all are used (the paper: 20 of 25)
+    order: str = "interleaved"  # interleaved | grouped: which 20 of the 25; interleaved uses all vectors alike
+    sources: str = "random"  # random | first: which source images a vector walks to (sampling.py)
+    prototype: str = "all"  # all | selected: whose mean the prototype is (sampling.py)
+    batch_size: int = 32  # images; a batch never spans two identities, so that its make-up is fixed
+    decode_slice: int = 8  # images that the VAE decodes at a time
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    channels_last: bool = False  # memory layout of the convolutions; helps tensor cores
+    compile: bool = False  # torch.compile the UNet and the VAE's decoder: minutes once, worth it for many images
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 1  # of torch on a CPU, per process; results are equal for equal thread counts
+
+    def __post_init__(self) -> None:
+        check(self.guidance >= 1, f"arc2face.guidance is {self.guidance}: at least 1")
+        check(self.size >= 0, f"arc2face.size is {self.size} px: at least 0, which is what the UNet was trained at")
+        for name in ("steps", "latents_per_id", "images_per_latent", "batch_size", "decode_slice", "threads"):
+            check(getattr(self, name) >= 1, f"arc2face.{name} is {getattr(self, name)}: at least 1")
+        for name, values in {
+            "order": ("interleaved", "grouped"),
+            "sources": ("random", "first"),
+            "prototype": ("all", "selected"),
+            "precision": PRECISIONS,
+        }.items():
+            value = getattr(self, name)
+            check(value in values, f"arc2face.{name} is {value!r}: one of {', '.join(values)}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +220,7 @@ class Train:
         heads = ("adaface", "arcface", "cosface")
         check(self.head in heads, f"train.head is {self.head!r}: one of {', '.join(heads)}")
         check(self.schedule in ("cosine", "multistep"), f"train.schedule is {self.schedule!r}: cosine or multistep")
-        check(self.precision in ("fp32", "bf16", "fp16"), f"train.precision is {self.precision!r}: fp32, bf16 or fp16")
+        check(self.precision in PRECISIONS, f"train.precision is {self.precision!r}: one of {', '.join(PRECISIONS)}")
         check(self.device in ("auto", "cpu", "cuda"), f"train.device is {self.device!r}: auto, cpu or cuda")
         check(self.epochs >= 1, f"train.epochs is {self.epochs}: at least 1")
         check(self.batch_size >= 2, f"train.batch_size is {self.batch_size}: at least 2, for the batch norms")
@@ -194,6 +279,9 @@ class Params:
     fetch: Fetch = field(default_factory=Fetch)
     embed: Embed = field(default_factory=Embed)
     filter: Filter = field(default_factory=Filter)
+    gap: Gap = field(default_factory=Gap)
+    synthesize: Synthesize = field(default_factory=Synthesize)
+    arc2face: Arc2Face = field(default_factory=Arc2Face)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -205,9 +293,17 @@ class Params:
         check(self.images_per_id >= 1, f"images_per_id is {self.images_per_id}: at least 1")
         check(self.alpha > 0, f"alpha is {self.alpha}: greater than 0")
         check(
-            self.method != "none" or self.images_per_id <= self.fetch.source_images_per_id,
+            self.method != "none"
+            or self.fetch.source != "embedded"
+            or self.images_per_id <= self.fetch.source_images_per_id,
             f"images_per_id is {self.images_per_id}, but method none has only the source's "
             f"fetch.source_images_per_id = {self.fetch.source_images_per_id} images of an identity",
+        )
+        made = self.arc2face.latents_per_id, self.arc2face.images_per_latent
+        check(
+            self.method != "arc2face" or self.images_per_id <= made[0] * made[1],
+            f"images_per_id is {self.images_per_id}, but method arc2face makes arc2face.latents_per_id = {made[0]} "
+            f"latents of arc2face.images_per_latent = {made[1]} images: at most {made[0] * made[1]}",
         )
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,36 +25,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.gap import Gap
 from stages.params import Params, check
 from stages.store import Shard, StoreError, encode, fingerprint, is_current, replacing, write_shard
 from stages.transfer import Transfer
-from stages.transfer.arc2face import Arc2Face
-
-
-@dataclass(frozen=True)
-class Synthesize:
-    """The image shards."""
-
-    codec: str = "png"  # png | jpeg | webp
-    quality: int = 95  # of jpeg and webp
-    ids_per_shard: int = 64
-    workers: int = 0  # processes; 0 is one a GPU, or one a core (each of arc2face.threads) on a CPU
-
-    def __post_init__(self) -> None:
-        check(self.codec in ("png", "jpeg", "webp"), f"synthesize.codec is {self.codec!r}: png, jpeg or webp")
-        check(1 <= self.quality <= 100, f"synthesize.quality is {self.quality}: 1 to 100")
-        check(self.ids_per_shard >= 1, f"synthesize.ids_per_shard is {self.ids_per_shard}: at least 1")
-        check(self.workers >= 0, f"synthesize.workers is {self.workers}: at least 0")
-
-
-@dataclass(frozen=True)
-class Knobs(Params):
-    """All knobs, with the blocks of generation."""
-
-    gap: Gap = field(default_factory=Gap)
-    synthesize: Synthesize = field(default_factory=Synthesize)
-    arc2face: Arc2Face = field(default_factory=Arc2Face)
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,7 @@ class Made:
     images: list[bytes]
 
 
-def run(params: Knobs, root: Path = Path(".")) -> None:
+def run(params: Params, root: Path = Path(".")) -> None:
     """Make `images_per_id` images of each identity chosen in `data/filter.h5`, by the method `params.method`.
 
     Writes `data/synthesize/00000.h5`, ... of `synthesize.ids_per_shard` identities each, in the order of the filter,
@@ -108,7 +81,7 @@ def run(params: Knobs, root: Path = Path(".")) -> None:
         path.write_text(json.dumps(_metrics(parts), indent=2) + "\n")
 
 
-def create_transfer(params: Knobs, root: Path = Path("."), device: str | None = None) -> Transfer:
+def create_transfer(params: Params, root: Path = Path("."), device: str | None = None) -> Transfer:
     """The realism-transfer method that the knob `method` names, its data read from `root`."""
     modules = {"arc2face": ("stages.transfer.arc2face.method", "Arc2FaceTransfer")}
     check(
@@ -130,7 +103,7 @@ def make(transfer: Transfer, codec: str, quality: int, identity: int) -> Made:
     return Made(columns, [encode(image, codec, quality) for image in portraits.images])
 
 
-def _parts(params: Knobs, root: Path, folder: Path, transfer: Transfer) -> Iterator[Part]:
+def _parts(params: Params, root: Path, folder: Path, transfer: Transfer) -> Iterator[Part]:
     with Shard(root / "data/filter.h5") as shard:
         chosen = shard["identity"][shard["chosen"]].tolist()
     if not chosen:
@@ -144,7 +117,7 @@ def _parts(params: Knobs, root: Path, folder: Path, transfer: Transfer) -> Itera
 
 
 @contextmanager
-def _made(params: Knobs, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Iterator[Made]]:
+def _made(params: Params, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Iterator[Made]]:
     """The identities' images, in their order, from as many processes as asked for."""
     knobs = params.synthesize
     gpus = torch.cuda.device_count() if params.arc2face.device == "auto" else 0
@@ -167,7 +140,7 @@ def _made(params: Knobs, root: Path, transfer: Transfer, identities: Sequence[in
 _worker: Any = None
 
 
-def _start_worker(params: Knobs, root: Path, devices: Any) -> None:
+def _start_worker(params: Params, root: Path, devices: Any) -> None:
     """Load the method once a process, and end with the parent: a killed one would leave its workers waiting."""
     global _worker
     parent = multiprocessing.parent_process()

@@ -51,6 +51,29 @@ def test_an_override_reaches_its_knob(tmp_path):
         ({"n_ids": 1}, "at least 2"),
         ({"align": {"thresholds": [0.6, 0.7]}}, "2 values: 3 were expected"),
         ({"method": "magic"}, "method is 'magic'"),
+        ({"images_per_id": 11}, r"method none has only the source's fetch\.source_images_per_id = 10"),
+        (
+            {"method": "arc2face", "images_per_id": 26},
+            "latents_per_id = 5 latents of .*images_per_latent = 5 .* most 25",
+        ),
+        ({"gap": {"n_images": 3}}, r"gap\.n_images is 3"),
+        ({"gap": {"branch": "none"}}, r"gap\.branch is 'none'"),
+        ({"gap": {"batch_size": 0}}, r"gap\.batch_size is 0"),
+        ({"synthesize": {"codec": "gif"}}, r"synthesize\.codec is 'gif'"),
+        ({"synthesize": {"quality": 0}}, r"synthesize\.quality is 0"),
+        ({"synthesize": {"ids_per_shard": 0}}, r"synthesize\.ids_per_shard is 0"),
+        ({"synthesize": {"workers": -1}}, r"synthesize\.workers is -1"),
+        ({"arc2face": {"guidance": 0.5}}, r"arc2face\.guidance is 0\.5"),
+        ({"arc2face": {"size": -8}}, r"arc2face\.size is -8"),
+        ({"arc2face": {"precision": "fp8"}}, r"arc2face\.precision is 'fp8'"),
+        *(
+            ({"arc2face": {name: 0}}, rf"arc2face\.{name} is 0: at least 1")
+            for name in ("steps", "latents_per_id", "images_per_latent", "batch_size", "decode_slice", "threads")
+        ),
+        *(
+            ({"arc2face": {name: "x"}}, rf"arc2face\.{name} is 'x': one of")
+            for name in ("order", "sources", "prototype")
+        ),
     ],
 )
 def test_a_bad_knob_names_itself_its_value_and_its_range(values, message):

@@ -6,63 +6,20 @@ images of an identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 
-from stages.params import check
+from stages.params import Arc2Face, pick_device
 from stages.store import StoreError, fingerprint
 from stages.transfer.arc2face.pipeline import Arc2FacePipeline, text_states
 
-__all__ = ["Arc2Face", "Arc2FacePipeline", "load_pipeline", "text_states", "weights_digest"]
+__all__ = ["Arc2FacePipeline", "load_pipeline", "text_states", "weights_digest"]
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-
-
-@dataclass(frozen=True)
-class Arc2Face:
-    """The generator and where its identity vectors come from."""
-
-    weights: str = "stages/transfer/arc2face/generator"  # a diffusers folder, or the official `arc2face/` + `encoder/`
-    base: str = ""  # Stable Diffusion 1.5's folder, which the official weights need for VAE, tokenizer and scheduler
-    lora: str = ""  # LCM-LoRA's folder or file, fused into the UNet (needs peft); with it LCMScheduler, guidance 1
-    scheduler: str = "DPMSolverMultistepScheduler"  # of diffusers; its default is DPM-Solver++ 2M, as the official demo
-    steps: int = 25
-    guidance: float = 3.0  # classifier-free guidance scale; 1 is none
-    size: int = 0  # px; 0 is what the UNet was trained at
-    latents_per_id: int = 5  # identity vectors; Digi2Real, "Dataset Generation"
-    images_per_latent: int = 5  # of which `images_per_id` in all are used (the paper: 20 of 25)
-    order: str = "interleaved"  # interleaved | grouped: which 20 of the 25; interleaved uses all vectors alike
-    sources: str = "random"  # random | first: which source images a vector walks to (see sampling.py)
-    prototype: str = "all"  # all | selected: whose mean the prototype is (see sampling.py)
-    batch_size: int = 32  # images; a batch never spans two identities, so that its make-up is fixed
-    decode_slice: int = 8  # images that the VAE decodes at a time
-    precision: str = "fp32"  # fp32 | fp16 | bf16
-    channels_last: bool = False  # memory layout of the convolutions; helps tensor cores
-    compile: bool = False  # torch.compile the UNet and the VAE's decoder: minutes once, worth it for many images
-    device: str = "auto"
-    threads: int = 1  # of torch on a CPU, per process; results are equal for equal thread counts
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, f"arc2face.steps is {self.steps}: at least 1")
-        check(self.guidance >= 1, f"arc2face.guidance is {self.guidance}: at least 1")
-        check(self.latents_per_id >= 1, f"arc2face.latents_per_id is {self.latents_per_id}: at least 1")
-        check(self.images_per_latent >= 1, f"arc2face.images_per_latent is {self.images_per_latent}: at least 1")
-        check(self.batch_size >= 1, f"arc2face.batch_size is {self.batch_size}: at least 1")
-        check(self.decode_slice >= 1, f"arc2face.decode_slice is {self.decode_slice}: at least 1")
-        check(self.threads >= 1, f"arc2face.threads is {self.threads}: at least 1")
-        for name, values in {
-            "order": ("interleaved", "grouped"),
-            "sources": ("random", "first"),
-            "prototype": ("all", "selected"),
-            "precision": tuple(PRECISIONS),
-        }.items():
-            value = getattr(self, name)
-            check(value in values, f"arc2face.{name} is {value!r}: one of {', '.join(values)}")
 
 
 def load_pipeline(knobs: Arc2Face, root: Path = Path("."), device: str | None = None) -> Arc2FacePipeline:
@@ -74,6 +31,7 @@ def load_pipeline(knobs: Arc2Face, root: Path = Path("."), device: str | None = 
         device: of torch; default is the knob's.
 
     Raises:
+        ParamsError: `arc2face.device` is cuda, and there is no GPU.
         StoreError: a folder or file of the weights is missing, or they do not fit together.
     """
     options = {"dtype": PRECISIONS[knobs.precision], "low_cpu_mem_usage": False}
@@ -92,8 +50,7 @@ def load_pipeline(knobs: Arc2Face, root: Path = Path("."), device: str | None = 
         pipeline.use_scheduler(knobs.scheduler)
     except (OSError, ValueError) as error:
         raise StoreError(f"{weights}: no generator can be loaded ({error}); see the block arc2face") from error
-    if device is None:
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if knobs.device == "auto" else knobs.device
+    device = device or pick_device(knobs.device, "arc2face.device")
     if device == "cpu":
         torch.set_num_threads(knobs.threads)
     pipeline.to(device)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from stages.params import check
+from stages.params import Params
 from stages.store import Shard, StoreError, fingerprint
 from stages.transfer import Portraits
 from stages.transfer.arc2face import Arc2FacePipeline, load_pipeline, weights_digest
 from stages.transfer.arc2face.sampling import Latents, sample_latents, seed_of
-
-if TYPE_CHECKING:
-    from stages.synthesize import Knobs
 
 
 class SourceEmbeddings:
@@ -67,18 +63,10 @@ class Arc2FaceTransfer:
         device: of torch; default is the knob `arc2face.device`.
 
     Raises:
-        ParamsError: more images per identity than latents times images per latent.
         StoreError: embeddings, gap or generator are missing.
     """
 
-    def __init__(self, params: Knobs, root: Path = Path("."), device: str | None = None) -> None:
-        knobs = params.arc2face
-        most = knobs.latents_per_id * knobs.images_per_latent
-        check(
-            params.images_per_id <= most,
-            f"images_per_id is {params.images_per_id}, but arc2face makes {knobs.latents_per_id} latents of "
-            f"{knobs.images_per_latent} images: at most {most}",
-        )
+    def __init__(self, params: Params, root: Path = Path("."), device: str | None = None) -> None:
         self.params, self.root, self.device = params, root, device
         self.embeddings = SourceEmbeddings(root / "data/embed/source")
         self.shift, self.unconditional_shift = _shifts(params, root)
@@ -139,7 +127,7 @@ class Arc2FaceTransfer:
         return Portraits(np.concatenate(images), sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
 
 
-def _shifts(params: Knobs, root: Path) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _shifts(params: Params, root: Path) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """What is added to the conditional and the unconditional branch: weight times the domain gap, or nothing."""
     gap = params.gap
     if gap.weight == 0:
