@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from stages.store import StoreError
-from stages.train.backbones import BACKBONES, create_on_meta
+from stages.train.backbones import BACKBONES, create_on_meta, read_tensors
 
 # Names that only this network has among the official ones the project reads (facts of their state_dicts).
 OTHERS = {
@@ -22,7 +22,7 @@ OTHERS = {
     "text_model.embeddings.token_embedding.weight": "a CLIP text encoder (Arc2Face's has this form)",
     "vision_model.embeddings.class_embedding": "a CLIP vision encoder",
     "encoder.styles.0.convs.0.weight": "a StyleGAN encoder (pSp or e4e)",
-    "g_ema": "a StyleGAN2 generator (rosinality)",
+    "to_rgb1.conv.modulation.weight": "a StyleGAN2 generator (rosinality)",
 }
 
 COUNTED_APART = ("running_mean", "running_var", "num_batches_tracked")  # buffers, no parameters
@@ -63,19 +63,14 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 
 def _torch(path: Path) -> dict[str, Any]:
-    import torch
-
-    try:
-        content = torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # zip, pickle and torch each raise their own
-        raise StoreError(
-            f"{path}: no torch checkpoint of tensors only ({str(error).splitlines()[0]}); what it holds besides would "
-            "run as code, so it was not read"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    content = read_tensors(path, "meta")
+    state: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+    for wrapper in ("state_dict", "params_ema", "g_ema"):  # Lightning's, BasicSR's, StyleGAN2's
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
     shapes = {name: tuple(value.shape) for name, value in state.items() if hasattr(value, "shape")}
     if not shapes:
-        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        keys = ", ".join(map(str, list(state)[:5])) or type(content).__name__
         return {"format": "torch checkpoint", "network": "unknown", "keys": keys}
     network = {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
     shapes = network or shapes  # Lightning's checkpoints hold the network beside its head

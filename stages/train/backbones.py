@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -257,20 +258,48 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load promises no type
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise StoreError(
-                f"{path}: holds more than tensors, and reading it would run its code. Where you trust it, convert it "
-                f"once: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"
-            ) from error
-        raise StoreError(f"{path}: not a readable torch checkpoint ({error})") from error
+    state = read_tensors(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
         raise StoreError(f"{path}: holds no state_dict")
     network = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     return network or state  # Lightning's holds the network as `model.` beside the head
+
+
+class _StandIn:
+    """In the place of an object that a checkpoint holds beside its tensors: takes anything, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_tensors(path: Path, device: str = "cpu") -> Any:
+    """What a torch checkpoint holds, without running anything in it.
+
+    Lightning before 1.5, which wrote AdaFace's official files, keys a checkpoint's callbacks by their class: its names
+    get a stand-in. Any other name stops the reading.
+
+    Raises:
+        StoreError: a broken file, or one that would run code when read.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a zip, or broken: `torch.load` says what
+        names = []
+    stand_ins: list[Any] = [(_StandIn, name) for name in names if name.startswith("pytorch_lightning.")]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load promises no type
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise StoreError(
+                f"{path}: holds more than tensors ({', '.join(names)}), and reading it would run code. Where you trust "
+                "it, convert it once: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"
+            ) from error
+        raise StoreError(f"{path}: not a readable torch checkpoint ({error})") from error
 
 
 def _recognise(path: Path, state: dict[str, Tensor]) -> str:
