@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
-from stages.params import Evaluate, ParamsError, load
+from stages.params import Evaluate, Params, ParamsError, load
 from stages.store import StoreError
 
 app = typer.Typer(
@@ -60,9 +62,23 @@ def _run(stage: str) -> None:
 
 
 @app.command()
-def fetch() -> None:
-    """Get source, target and benchmarks: the embedded world is rendered on the spot."""
-    _run("fetch")
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Entries of docs/data.md; default: what params.yaml needs.")
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DIR", help="A folder or address to take from; default: fetch.mirror."),
+    ] = None,
+) -> None:
+    """Get source, target, benchmarks and weights: the embedded world is rendered on the spot."""
+    with _loud():
+        params = load()
+        if mirror is not None:
+            params = replace(params, fetch=replace(params.fetch, mirror=mirror))
+        with _alone("fetch"):
+            stage = importlib.import_module("stages.fetch")
+            stage.get(names, params) if names else stage.run(params)
 
 
 @app.command()
@@ -75,6 +91,18 @@ def embed() -> None:
 def filter_() -> None:
     """Order identities by how far they are from their nearest other; keep the first n_ids."""
     _run("filter")
+
+
+@app.command()
+def gap() -> None:
+    """By how much the source lies beside the target in the generator's conditioning (method arc2face)."""
+    _run("gap")
+
+
+@app.command()
+def synthesize() -> None:
+    """Give the chosen identities images that look like the target, by the realism transfer that method names."""
+    _run("synthesize")
 
 
 @app.command()
@@ -120,6 +148,19 @@ def evaluate(
 def report() -> None:
     """Write plots/report.html: one page with the parameters, numbers and pictures of the run."""
     _run("report")
+
+
+@app.command()
+def doctor(
+    profile: Annotated[str | None, typer.Option(help="A profile of conf/; default: params.yaml as it is.")] = None,
+) -> None:
+    """Say what a run has, lacks and will take, before it starts; exit code 1 if it lacks something."""
+    from stages.params import compose, parse
+
+    with _loud():
+        params = parse(Params, yaml.safe_load(compose([f"profile={profile}"]))) if profile else load()
+        if not importlib.import_module("stages.doctor").examine(params):
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -94,7 +94,7 @@ def _entry(name: str, values: dict[str, Any], licenses: dict[str, License]) -> E
     values["files"] = tuple(_file(into, file, spec, base) for file, spec in values.get("files", {}).items())
     if "archive" in values:
         spec = dict(values["archive"])
-        values["archive"] = _file(into, spec.pop("name"), spec)
+        values["archive"] = _file("archives", spec.pop("name"), spec)
     entry = Entry(name, **values)
     reachable = all(file.places for file in ([entry.archive] if entry.archive else entry.files))
     check(bool(entry.by_hand) != bool(entry.files) and reachable, f"catalogue, {name}: either places or by_hand")
