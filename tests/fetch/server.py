@@ -14,6 +14,7 @@ between pieces, `429` and `503` ask to come back, `html` sends a web page, `igno
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,7 @@ class Server:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)  # what is sent has nearly arrived
         self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
