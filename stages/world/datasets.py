@@ -8,17 +8,10 @@ identity and the sample only, never on the number of processes or on where a kil
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import re
 import shutil
-import signal
-import threading
 import zipfile
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -29,6 +22,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from tqdm import tqdm
 
+from stages import processes
 from stages.store import StoreError, encode, fingerprint, replacing
 from stages.world import WORLD_RANGES, Look, Scene, Traits, build_head, render, sample_scene, sample_traits
 
@@ -164,67 +158,8 @@ def warm() -> None:
 
 
 def in_processes(work: Callable[[A], B], items: Iterable[A], workers: int = 0) -> Generator[B, None, None]:
-    """`map(work, items)` in processes of one thread each (0: one a core), a few items ahead of the consumer.
-
-    Raises:
-        StoreError: a process died.
-    """
-    workers = workers or _cores()
-    ahead: deque[Future[B]] = deque()
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start) as pool,
-    ):
-        try:
-            pool.submit(warm).result()  # by the first process alone: each would compile for half a minute
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        except BrokenProcessPool as error:
-            raise StoreError(
-                "a rendering process died (killed, or out of memory); lower fetch.workers and run again: "
-                "finished files are kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container or a batch job
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _start() -> None:
-    """End with the parent, however it ends; leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside run BLAS and OpenMP on one thread: they read the environment when they load."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    """`processes.in_processes`, one a core by default, with kernels that the first compiles for all."""
+    return processes.in_processes(work, items, workers or processes.cores(), knob="fetch.workers", first=warm)
 
 
 @dataclass(frozen=True)
