@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from stages.align.mtcnn import MTCNN
 from stages.align.warp import SIZE, centre_crop, similarity, warp
 from stages.fetch.digiface import Source
 from stages.params import Align, Params, pick_device
-from stages.store import Shard, decode, encode, fingerprint, is_current, replacing, write_shard
+from stages.store import Shard, StoreError, decode, encode, fingerprint, is_current, replacing, write_shard
+
+OPEN = 8  # shards of synthesize at a time
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,37 @@ def rendered(root: Path) -> Images:
     return Images(source.samples, read, digest)
 
 
+def synthesized(root: Path) -> Images:
+    """A method that makes images: the shards of `data/synthesize`."""
+    folder = root / "data/synthesize"
+    fingerprints: dict[Path, str] = {}
+    places: dict[int, tuple[Path, dict[int, int]]] = {}  # identity -> its shard, and sample -> row there
+    for path in sorted(folder.glob("*.h5")):
+        with Shard(path) as shard:
+            fingerprints[path] = shard.fingerprint
+            rows = zip(shard["identity"].tolist(), shard["sample"].tolist(), strict=True)
+            for row, (identity, sample) in enumerate(rows):
+                places.setdefault(identity, (path, {}))[1][sample] = row
+    opened = lru_cache(OPEN)(Shard)
+
+    def place(identity: int) -> tuple[Path, dict[int, int]]:
+        if identity not in places:
+            raise StoreError(f"{folder}: no images of identity {identity}; run `r2r synthesize` first")
+        return places[identity]
+
+    def samples(identity: int) -> list[int]:
+        return sorted(place(identity)[1])
+
+    def read(identity: int, sample: int) -> np.ndarray:
+        path, rows = place(identity)
+        return opened(path).image(rows[sample])
+
+    def digest(identities: Iterable[int]) -> list[str]:
+        return [fingerprints[path] for path in sorted({place(identity)[0] for identity in identities})]
+
+    return Images(samples, read, digest)
+
+
 def run(params: Params, root: Path = Path(".")) -> None:
     """Align samples 0 to `images_per_id` - 1 of the identities that filter chose.
 
@@ -101,7 +135,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """
     with Shard(root / "data/filter.h5") as shard:
         chosen = shard["identity"][shard["chosen"]].tolist()
-    images = rendered(root)
+    images = rendered(root) if params.method == "none" else synthesized(root)
     folder, step = root / "data/align", params.align.ids_per_shard
     parts = {folder / f"{i // step:05d}.h5": chosen[i : i + step] for i in range(0, len(chosen), step)}
     rows = {path: _rows(images, identities, params.images_per_id) for path, identities in parts.items()}

@@ -201,3 +201,46 @@ def test_a_chosen_identity_that_is_not_in_the_source(root):
 def test_without_filter(tmp_path):
     with pytest.raises(StoreError, match=r"filter\.h5"):
         run(PARAMS, tmp_path)
+
+
+MADE = replace(PARAMS, method="arc2face")
+
+
+def synthesize(root, portraits, faceless, first="a"):
+    """Two shards, of identities 5 and 3, and of 4, whose sample 1 has no face; samples stand in no order."""
+    for number, (identities, fingerprint) in enumerate((([5, 3], first), ([4], "b"))):
+        rows = [(i, k) for i in identities for k in (2, 0, 1)]
+        images = [faceless if row == (4, 1) else portraits[sum(row) % 6] for row in rows]
+        identity, sample = np.array(rows).T
+        columns = {"identity": identity.astype(np.int64), "sample": sample.astype(np.int32)}
+        write_shard(
+            root / f"data/synthesize/{number:05}.h5", columns, list(map(encode, images)), fingerprint=fingerprint
+        )
+    choose(root, ORDER, 6)
+
+
+def test_another_methods_images_come_from_synthesize(tmp_path, portraits, faceless):
+    synthesize(tmp_path, portraits, faceless)
+    run(MADE, tmp_path)
+    assert rows(tmp_path) == [(5, 0), (5, 1), (5, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 2)]
+    with Shard(tmp_path / "data/align/00001.h5") as shard:
+        expected = align_images([portraits[4], portraits[0]], detector(PARAMS.align))
+        assert np.array_equal(np.stack([shard.image(i) for i in range(2)]), expected.images)
+    assert (metrics(tmp_path)["images"], metrics(tmp_path)["missing"]) == (9, 1)
+
+
+def test_only_what_synthesize_made_anew_is_aligned_again(tmp_path, portraits, faceless):
+    synthesize(tmp_path, portraits, faceless)
+    run(MADE, tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/align").iterdir()}
+    synthesize(tmp_path, portraits, faceless, first="of another seed")
+    run(MADE, tmp_path)
+    assert [path.name for path in stamps if path.stat().st_mtime_ns != stamps[path]] == ["00000.h5"]
+
+
+def test_an_identity_without_made_images_is_an_error(tmp_path, portraits, faceless):
+    synthesize(tmp_path, portraits, faceless)
+    choose(tmp_path, [5, 9], 3)
+    with pytest.raises(StoreError, match="no images of identity 9; run `r2r synthesize`"):
+        run(MADE, tmp_path)
+    assert not (tmp_path / "data/align").exists()
