@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -24,9 +25,11 @@ from sklearn.manifold import TSNE
 from tqdm import tqdm
 
 from stages.params import Params, check
-from stages.store import Shard, StoreError, fingerprint, is_current, replacing, write_shard
-from stages.transfer.arc2face import Arc2FacePipeline, load_pipeline, weights_digest
-from stages.transfer.arc2face.sampling import seed_of
+from stages.store import Shard, StoreError, emptied, fingerprint, is_current, replacing, write_shard
+from stages.transfer import seed_of
+
+if TYPE_CHECKING:
+    from stages.transfer.arc2face import Arc2FacePipeline
 
 TSNE_POINTS = 500  # images of each domain in the plot
 SHEET = 8  # source images on the sheet without and with the gap
@@ -35,14 +38,22 @@ SHEET = 8  # source images on the sheet without and with the gap
 def run(params: Params, root: Path = Path(".")) -> None:
     """Estimate the gap between `data/embed/source` and `data/embed/target.h5`.
 
-    Writes `data/gap.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap.png` (t-SNE) and
-    `plots/gap_sheet.png` (images without and with the gap, of the same identity vectors and noise).
+    Writes `data/gap/delta.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap/tsne.png` and
+    `plots/gap/sheet.png` (images without and with the gap, of the same identity vectors and noise). A method without
+    such a conditioning has no gap: then the folders are empty, and the metrics say that no image was looked at.
 
     Raises:
         ParamsError: `gap.n_images` is more than a domain has.
         StoreError: embeddings or generator are missing, or the encoder is not causal.
     """
-    gap = params.gap
+    gap, folder, plots = params.gap, root / "data/gap", root / "plots/gap"
+    if params.method != "arc2face":
+        emptied(folder)
+        emptied(plots)
+        _write_metrics(root, {"images": 0})
+        return
+    from stages.transfer.arc2face import load_pipeline, weights_digest  # here: diffusers takes seconds to load
+
     source_paths = sorted((root / "data/embed/source").glob("*.h5"))
     if not source_paths:
         raise StoreError(f"{root / 'data/embed/source'}: no shards; run `r2r embed` first")
@@ -50,9 +61,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
     inputs = [_fingerprint(path) for path in [*source_paths, *target_paths]]
     digest = weights_digest(params.arc2face, root)
     current = fingerprint(inputs, digest, gap, params.arc2face, params.seed, code=["gap", "transfer"])
-    output = root / "data/gap.h5"
-    made = [root / "metrics/gap.json", root / "plots/gap.png", root / "plots/gap_sheet.png"]
-    if is_current(output, current) and all(path.is_file() for path in made):
+    made = [root / "metrics/gap.json", plots / "tsne.png", plots / "sheet.png"]
+    if is_current(folder / "delta.h5", current) and all(path.is_file() for path in made):
         return
     source = draw(source_paths, gap.n_images, seed_of(params.seed, "gap", "source"))
     target = draw(target_paths, gap.n_images, seed_of(params.seed, "gap", "target"))
@@ -64,18 +74,17 @@ def run(params: Params, root: Path = Path(".")) -> None:
     if delta[: pipeline.position].any():
         raise StoreError("the gap is not zero before the identity's token: the text encoder's mask is not causal")
     metrics = {
-        "n_images": gap.n_images,
+        "images": gap.n_images,
         "weight": gap.weight,
         "norm": float(np.linalg.norm(delta)),
         **measure(source_states, target_states, gap.weight),
     }
-    with replacing(made[0]) as path:
-        path.write_text(json.dumps({name: round(value, 6) for name, value in metrics.items()}, indent=2) + "\n")
-    with replacing(made[1]) as path:
+    _write_metrics(root, {name: round(value, 6) for name, value in metrics.items()})
+    with replacing(plots / "tsne.png") as path:
         _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
-    with replacing(made[2]) as path:
+    with replacing(plots / "sheet.png") as path:
         _sheet(params, pipeline, source[:SHEET], gap.weight * delta, path)
-    write_shard(output, {"delta": delta}, fingerprint=current)
+    write_shard(folder / "delta.h5", {"delta": delta}, fingerprint=current)
 
 
 def draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
@@ -190,6 +199,11 @@ def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _fingerprint(path: Path) -> str:
     with Shard(path) as shard:
         return shard.fingerprint
+
+
+def _write_metrics(root: Path, metrics: dict[str, float]) -> None:
+    with replacing(root / "metrics/gap.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, path: Path) -> None:

@@ -43,7 +43,7 @@ class Fetch:
     accept_licenses: tuple[str, ...] = ()  # names of licences whose terms you have read and accept
     parallel: int = 4  # files at a time
     world_seed: int = 0  # of the embedded people; apart from `seed`, so that three training seeds meet one world
-    source_images_per_id: int = 10  # rendered per source identity, >= images_per_id
+    source_images_per_id: int = 10  # rendered per source identity; >= images_per_id for method none
     source_ids_per_zip: int = 50
     source_size: int = 112  # px, DigiFace-1M's
     target_ids: int = 100
@@ -113,18 +113,21 @@ class Gap:
 
 @dataclass(frozen=True)
 class Synthesize:
-    """The image shards."""
+    """The image shards, and who judges them."""
 
     codec: str = "png"  # png | jpeg | webp
     quality: int = 95  # of jpeg and webp
     ids_per_shard: int = 64
     workers: int = 0  # processes; 0 is one a GPU, or one a core (each of arc2face.threads) on a CPU
+    judge: str = "stages/embed/second.onnx"  # an encoder as embed.encoder is, which made none of the identity vectors
+    judge_ids: int = 50  # identities that are judged, evenly from the filter's order; the cost grows with them
 
     def __post_init__(self) -> None:
         check(self.codec in ("png", "jpeg", "webp"), f"synthesize.codec is {self.codec!r}: png, jpeg or webp")
         check(1 <= self.quality <= 100, f"synthesize.quality is {self.quality}: 1 to 100")
         check(self.ids_per_shard >= 1, f"synthesize.ids_per_shard is {self.ids_per_shard}: at least 1")
         check(self.workers >= 0, f"synthesize.workers is {self.workers}: at least 0")
+        check(self.judge_ids >= 2, f"synthesize.judge_ids is {self.judge_ids}: at least 2, to tell identities apart")
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ class Align:
 class Train:
     """The face recognition network."""
 
+    data: str = "data/align"  # shards, or any other set that stages/train/readers knows: .rec, .lmdb, zip, folder
     backbone: str = "iresnet_tiny"  # ir_18 | ir_50 | ir_101 | iresnet18 | iresnet50 | iresnet100 | iresnet_tiny
     head: str = "adaface"  # adaface | arcface | cosface
     margin: float = 0.4  # AdaFace's and CosFace's; ArcFace's is 0.5 (radians)

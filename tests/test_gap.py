@@ -11,11 +11,14 @@ from scipy.linalg import sqrtm
 from stages.gap import domain_gap, draw, encode, frechet, measure, median_distance, mmd, run
 from stages.params import Arc2Face, Gap, Params, ParamsError
 from stages.store import Shard, StoreError
-from stages.transfer.arc2face.sampling import seed_of
+from stages.transfer import seed_of
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings
 
 PARAMS = Params(
-    n_ids=5, gap=Gap(n_images=20, batch_size=8), arc2face=Arc2Face(weights="generator", steps=2, device="cpu")
+    method="arc2face",
+    n_ids=5,
+    gap=Gap(n_images=20, batch_size=8),
+    arc2face=Arc2Face(weights="generator", steps=2, device="cpu"),
 )
 
 
@@ -35,12 +38,12 @@ def test_the_gap_is_the_difference_of_the_means(root):
         vectors = draw(domain, 20, seed_of(0, "gap", name))
         states = [pipeline().encode_identity(torch.from_numpy(vector[None]))[0].double() for vector in vectors]
         means.append(sum(states) / 20)
-    with Shard(root / "data/gap.h5") as shard:
+    with Shard(root / "data/gap/delta.h5") as shard:
         np.testing.assert_allclose(shard["delta"], means[1] - means[0], atol=1e-5)
 
 
 def test_no_gap_before_the_identitys_token(root):
-    with Shard(root / "data/gap.h5") as shard:
+    with Shard(root / "data/gap/delta.h5") as shard:
         delta = shard["delta"]
     assert delta.shape == (LENGTH, WIDTH)
     assert not delta[:4].any()
@@ -55,7 +58,7 @@ def test_an_encoder_that_looks_ahead_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(StoreError, match="not causal"):
         run(PARAMS, tmp_path)
-    assert not (tmp_path / "data/gap.h5").exists()
+    assert not (tmp_path / "data/gap/delta.h5").exists()
 
 
 def test_batches_are_encoded_as_one_by_one(root):
@@ -76,35 +79,46 @@ def test_draw_is_without_replacement_over_all_shards(root):
 
 def test_metrics_tell_that_the_gap_closes(root):
     metrics = json.loads((root / "metrics/gap.json").read_text())
-    with Shard(root / "data/gap.h5") as shard:
+    with Shard(root / "data/gap/delta.h5") as shard:
         assert metrics["norm"] == pytest.approx(np.linalg.norm(shard["delta"]), abs=1e-5)
     assert metrics["frechet_after"] < metrics["frechet_before"]
     assert metrics["mmd_after"] < metrics["mmd_before"]
-    assert (metrics["n_images"], metrics["weight"]) == (20, 1.0)
+    assert (metrics["images"], metrics["weight"]) == (20, 1.0)
 
 
 def test_pictures(root):
-    with Image.open(root / "plots/gap_sheet.png") as sheet:
+    with Image.open(root / "plots/gap/sheet.png") as sheet:
         assert sheet.size == (8 * 8, 2 * (8 + 14))
-    with Image.open(root / "plots/gap.png") as plot:
+    with Image.open(root / "plots/gap/tsne.png") as plot:
         assert np.asarray(plot).std() > 0
 
 
 def test_a_second_run_does_nothing_and_a_changed_knob_does(root, monkeypatch):
-    before = {path: path.read_bytes() for path in root.rglob("gap*")}
-    monkeypatch.setattr("stages.gap.load_pipeline", lambda *_: pytest.fail("loaded"))
+    names = ("data/gap/delta.h5", "metrics/gap.json", "plots/gap/tsne.png", "plots/gap/sheet.png")
+    before = {name: (root / name).read_bytes() for name in names}
+    monkeypatch.setattr("stages.transfer.arc2face.load_pipeline", lambda *_: pytest.fail("loaded"))
     run(PARAMS, root)
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         run(replace(PARAMS, seed=1), root)
-    assert {path: path.read_bytes() for path in root.rglob("gap*")} == before
+    assert {name: (root / name).read_bytes() for name in names} == before
 
 
 def test_the_run_is_the_same_bit_by_bit(root, tmp_path):
     pipeline().save_pretrained(tmp_path / "generator")
     write_embeddings(tmp_path)
     run(PARAMS, tmp_path)
-    for name in ("data/gap.h5", "metrics/gap.json", "plots/gap.png", "plots/gap_sheet.png"):
+    for name in ("data/gap/delta.h5", "metrics/gap.json", "plots/gap/tsne.png", "plots/gap/sheet.png"):
         assert (tmp_path / name).read_bytes() == (root / name).read_bytes(), name
+
+
+def test_a_method_without_such_a_conditioning_has_no_gap(tmp_path):
+    stale = tmp_path / "data/gap/delta.h5"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    run(replace(PARAMS, method="none"), tmp_path)
+    assert not list((tmp_path / "data/gap").iterdir())
+    assert not list((tmp_path / "plots/gap").iterdir())
+    assert json.loads((tmp_path / "metrics/gap.json").read_text()) == {"images": 0}
 
 
 def test_frechet_is_the_closed_form():

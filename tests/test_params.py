@@ -62,6 +62,7 @@ def test_an_override_reaches_its_knob(tmp_path):
         ({"synthesize": {"codec": "gif"}}, r"synthesize\.codec is 'gif'"),
         ({"synthesize": {"quality": 0}}, r"synthesize\.quality is 0"),
         ({"synthesize": {"ids_per_shard": 0}}, r"synthesize\.ids_per_shard is 0"),
+        ({"synthesize": {"judge_ids": 1}}, r"synthesize\.judge_ids is 1"),
         ({"synthesize": {"workers": -1}}, r"synthesize\.workers is -1"),
         ({"arc2face": {"guidance": 0.5}}, r"arc2face\.guidance is 0\.5"),
         ({"arc2face": {"size": -8}}, r"arc2face\.size is -8"),

@@ -26,16 +26,11 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """Make or get what is missing of source, target, benchmarks and weights; write `metrics/fetch.json`.
 
     Raises:
-        ParamsError: fewer images or identities than asked for, or a licence that is not accepted.
+        ParamsError: fewer identities than asked for, or a licence that is not accepted.
         StoreError: a foreign zip in `data/source`, a rendering process that died, a file that is wrong or that no place
             gives, or one that only the user can get.
     """
     knobs, data = params.fetch, root / "data"
-    check(
-        knobs.source != EMBEDDED or knobs.source_images_per_id >= params.images_per_id,
-        f"images_per_id is {params.images_per_id}, but only fetch.source_images_per_id = {knobs.source_images_per_id} "
-        "images are rendered of an identity: raise it too",
-    )
     entries = official.wanted(knobs)
     official.get(entries, knobs, data)
     official.remove_stale(entries, data)

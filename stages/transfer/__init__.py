@@ -6,6 +6,7 @@ data only, and its images of an identity depend on that identity and the paramet
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,3 +35,20 @@ class Transfer(Protocol):
 
     def portraits(self, identity: int) -> Portraits:
         """Make all images of one identity."""
+
+    def asked(self, identity: int, embeddings: np.ndarray) -> np.ndarray:
+        """Whom the images of an identity are to show, in the space of an encoder that its source images were seen by.
+
+        Args:
+            identity: its number.
+            embeddings: [k, d], of the source images in the order of their numbers.
+
+        Returns:
+            [n, d], unit norm.
+        """
+
+
+def seed_of(*key: int | str) -> int:
+    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -10,9 +10,9 @@ import torch
 
 from stages.params import Params
 from stages.store import Shard, StoreError, fingerprint
-from stages.transfer import Portraits
+from stages.transfer import Portraits, seed_of
 from stages.transfer.arc2face import Arc2FacePipeline, load_pipeline, weights_digest
-from stages.transfer.arc2face.sampling import Latents, sample_latents, seed_of
+from stages.transfer.arc2face.sampling import Latents, sample_latents
 
 
 class SourceEmbeddings:
@@ -88,11 +88,11 @@ class Arc2FaceTransfer:
         """See `stages.transfer.Transfer`."""
         return [self.embeddings.fingerprints[self.embeddings.shard(identity)], self.digest]
 
-    def latents(self, identity: int) -> Latents:
-        """The identity vectors that its images are asked for with."""
+    def latents(self, identity: int, embeddings: np.ndarray | None = None) -> Latents:
+        """The identity vectors that its images are asked for with; of the encoder's embeddings, or of others'."""
         knobs = self.params.arc2face
         return sample_latents(
-            self.embeddings.of(identity),
+            self.embeddings.of(identity) if embeddings is None else embeddings,
             identity,
             latents=knobs.latents_per_id,
             alpha=self.params.alpha,
@@ -101,13 +101,21 @@ class Arc2FaceTransfer:
             prototype=knobs.prototype,
         )
 
+    @property
+    def row(self) -> np.ndarray:
+        """Which latent each of an identity's images is made of: [images_per_id] int."""
+        knobs, number = self.params.arc2face, np.arange(self.params.images_per_id)
+        return number // knobs.images_per_latent if knobs.order == "grouped" else number % knobs.latents_per_id
+
+    def asked(self, identity: int, embeddings: np.ndarray) -> np.ndarray:
+        """See `stages.transfer.Transfer`: the same draws, so the same places on the other encoder's geodesics."""
+        return self.latents(identity, embeddings).vectors[self.row]
+
     def portraits(self, identity: int) -> Portraits:
         """See `stages.transfer.Transfer`; equal on a CPU to the bit, however the identities are dealt out."""
         knobs = self.params.arc2face
-        latents = self.latents(identity)
-        sample = np.arange(self.params.images_per_id, dtype=np.int32)
-        grouped = knobs.order == "grouped"
-        row = sample // knobs.images_per_latent if grouped else sample % knobs.latents_per_id
+        latents, row = self.latents(identity), self.row
+        sample = np.arange(len(row), dtype=np.int32)
         seeds = [seed_of(self.params.seed, "noise", identity, number) for number in sample.tolist()]
         images = []
         for start in range(0, len(sample), knobs.batch_size):
@@ -132,6 +140,6 @@ def _shifts(params: Params, root: Path) -> tuple[torch.Tensor | None, torch.Tens
     gap = params.gap
     if gap.weight == 0:
         return None, None
-    with Shard(root / "data/gap.h5") as shard:
+    with Shard(root / "data/gap/delta.h5") as shard:
         shift = torch.from_numpy(gap.weight * shard["delta"])
     return shift, shift if gap.branch == "both" else None

@@ -8,10 +8,11 @@ Notation: k source images of an identity, l latents, n images, d dimensions.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+
+from stages.transfer import seed_of
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,6 @@ class Latents:
     vectors: np.ndarray  # [l, d] float32, unit norm
     t: np.ndarray  # [l] float64 in [0, 1]
     source: np.ndarray  # [l] int64, row of the source embedding at t = 1
-
-
-def seed_of(*key: int | str) -> int:
-    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:

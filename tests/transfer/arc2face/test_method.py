@@ -6,9 +6,9 @@ import torch
 
 from stages.params import Arc2Face, Gap, Params
 from stages.store import Shard, StoreError, write_shard
+from stages.transfer import seed_of
 from stages.transfer.arc2face import load_pipeline, weights_digest
 from stages.transfer.arc2face.method import Arc2FaceTransfer, SourceEmbeddings
-from stages.transfer.arc2face.sampling import seed_of
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings, write_official
 
 PARAMS = Params(
@@ -25,7 +25,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     pipeline().save_pretrained(root / "generator")
     write_embeddings(root)
-    write_shard(root / "data/gap.h5", {"delta": np.ones((LENGTH, WIDTH), np.float32)}, fingerprint="gap")
+    write_shard(root / "data/gap/delta.h5", {"delta": np.ones((LENGTH, WIDTH), np.float32)}, fingerprint="gap")
     return root
 
 
@@ -69,6 +69,18 @@ def test_the_weighted_gap_shifts_the_branch_that_is_named(root):
     plain = Arc2FaceTransfer(PARAMS, root)
     assert plain.shift is None
     assert not np.array_equal(plain.portraits(101).images, weighted.portraits(101).images)
+
+
+@pytest.mark.parametrize("order", ["interleaved", "grouped"])
+def test_who_is_asked_for_is_the_same_walk_between_other_embeddings(root, order):
+    """With the first encoder's own embeddings it is the vectors; turned by a rotation, it turns with them."""
+    transfer = Arc2FaceTransfer(replace(PARAMS, arc2face=replace(PARAMS.arc2face, order=order)), root)
+    own = transfer.embeddings.of(101)
+    rows = [0, 1, 2, 0, 1, 2, 0] if order == "interleaved" else [0, 0, 0, 1, 1, 1, 2]
+    asked = transfer.asked(101, own)
+    np.testing.assert_array_equal(asked, transfer.latents(101).vectors[rows])
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(20, own.shape[1])))[0]  # into 20 dimensions
+    np.testing.assert_allclose(transfer.asked(101, own @ rotation.T), asked @ rotation.T, atol=1e-6)
 
 
 @pytest.mark.parametrize(

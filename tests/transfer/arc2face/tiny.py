@@ -63,13 +63,14 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=LENGTH)
 
 
-def pipeline(seed: int = 0) -> Arc2FacePipeline:
+def pipeline(seed: int = 0, width: int = WIDTH) -> Arc2FacePipeline:
+    """Random weights; the width bounds the dimensions of an identity vector."""
     torch.manual_seed(seed)
     words = tokenizer()
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
-            hidden_size=WIDTH,
+            hidden_size=width,
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -85,7 +86,7 @@ def pipeline(seed: int = 0) -> Arc2FacePipeline:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
         attention_head_dim=2,
         norm_num_groups=4,
     )

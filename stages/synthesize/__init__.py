@@ -3,7 +3,7 @@
     r2r synthesize
 
 The images of an identity depend on the identity and the knobs only: shard size, processes and the point where a killed
-run went on change nothing, not a bit on a CPU.
+run went on change nothing, not a bit on a CPU. `judge` says how good they are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +20,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from stages.params import Params, check
-from stages.store import Shard, StoreError, encode, fingerprint, is_current, replacing, write_shard
+from stages.align import Images, rendered, synthesized
+from stages.params import Params, check, pick_device
+from stages.processes import cores, in_processes
+from stages.report.sheets import chosen_identities, sheet
+from stages.store import Shard, StoreError, emptied, encode, fingerprint, is_current, replacing, write_shard
+from stages.synthesize.judge import Judge
 from stages.transfer import Transfer
+
+ROWS, COLUMNS = 8, 8  # of the sheet
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,21 @@ def run(params: Params, root: Path = Path(".")) -> None:
 
     Writes `data/synthesize/00000.h5`, ... of `synthesize.ids_per_shard` identities each, in the order of the filter,
     so that a larger `n_ids` adds shards: identity [n] int64, sample [n] int32, t [n] float32, seed [n] int64, and the
-    images; and `metrics/synthesize.json`.
+    images; `metrics/synthesize.json`, and `plots/synthesize/sheet.png`. Method `none` makes no images: the folders are
+    empty, and the metrics say so.
 
     Raises:
         ParamsError: a knob that does not fit the method.
-        StoreError: something that the method needs is missing.
+        StoreError: something that the method or the judge needs is missing.
     """
+    folder, plots = root / "data/synthesize", root / "plots/synthesize"
+    if params.method == "none":
+        emptied(folder)
+        emptied(plots)
+        _write_metrics(root, {"images": 0})
+        return
     transfer = create_transfer(params, root)
-    folder = root / "data/synthesize"
+    judge = Judge(params, root)
     parts = list(_parts(params, root, folder, transfer))
     for stale in {*folder.glob("*.h5")} - {part.path for part in parts}:
         stale.unlink()
@@ -68,7 +79,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     images = params.images_per_id
     with (
         tqdm(desc="synthesize", unit=" images", total=total * images, initial=(total - missing) * images) as bar,
-        _made(params, root, transfer, [identity for part in todo for identity in part.identities]) as made,
+        closing(_made(params, root, transfer, [identity for part in todo for identity in part.identities])) as made,
     ):
         for part in todo:
             rows = []
@@ -77,8 +88,12 @@ def run(params: Params, root: Path = Path(".")) -> None:
                 bar.update(len(rows[-1].images))
             columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
             write_shard(part.path, columns, [x for row in rows for x in row.images], fingerprint=part.fingerprint)
-    with replacing(root / "metrics/synthesize.json") as path:
-        path.write_text(json.dumps(_metrics(parts), indent=2) + "\n")
+
+    source, generated = rendered(root), synthesized(root)
+    judged = chosen_identities(root / "data/filter.h5", params.synthesize.judge_ids)
+    _write_metrics(root, _totals(parts) | judge(transfer, judged, source, generated))
+    with replacing(plots / "sheet.png") as path:
+        Image.fromarray(_sheet(root, source, generated)).save(path, "png")
 
 
 def create_transfer(params: Params, root: Path = Path("."), device: str | None = None) -> Transfer:
@@ -112,54 +127,41 @@ def _parts(params: Params, root: Path, folder: Path, transfer: Transfer) -> Iter
     for number, start in enumerate(range(0, len(chosen), knobs.ids_per_shard)):
         identities = chosen[start : start + knobs.ids_per_shard]
         origins = [[identity, transfer.origin(identity)] for identity in identities]
-        current = fingerprint(origins, knobs.codec, knobs.quality, code=["synthesize", "transfer"])
+        current = fingerprint(origins, knobs.codec, knobs.quality, code=["synthesize/__init__", "transfer"])
         yield Part(folder / f"{number:05}.h5", identities, current)
 
 
-@contextmanager
-def _made(params: Params, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Iterator[Made]]:
+def _made(params: Params, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Made]:
     """The identities' images, in their order, from as many processes as asked for."""
     knobs = params.synthesize
-    gpus = torch.cuda.device_count() if params.arc2face.device == "auto" else 0
-    cores = (os.cpu_count() or 1) // params.arc2face.threads if params.arc2face.device in ("auto", "cpu") else 1
-    workers = min(knobs.workers or gpus or cores, len(identities))
+    device = pick_device(params.arc2face.device, "arc2face.device")
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    workers = min(knobs.workers or gpus or cores() // params.arc2face.threads, len(identities))
     if workers <= 1:
-        yield map(partial(make, transfer, knobs.codec, knobs.quality), identities)
-        return
-    context = multiprocessing.get_context("spawn")
-    devices = context.SimpleQueue()
+        return (make(transfer, knobs.codec, knobs.quality, identity) for identity in identities)
+    devices = multiprocessing.get_context("spawn").SimpleQueue()
     for number in range(workers):
         devices.put(f"cuda:{number % gpus}" if gpus else None)
-    with ProcessPoolExecutor(workers, context, _start_worker, (params, root, devices)) as pool:
-        try:
-            yield pool.map(_work, identities)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    start = partial(_start, params, root, devices)
+    return in_processes(_work, identities, workers, knob="synthesize.workers", start=start)
 
 
 _worker: Any = None
 
 
-def _start_worker(params: Params, root: Path, devices: Any) -> None:
-    """Load the method once a process, and end with the parent: a killed one would leave its workers waiting."""
+def _start(params: Params, root: Path, devices: Any) -> None:
+    """Load the method once a process."""
     global _worker
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    knobs = params.synthesize
-    _worker = partial(make, create_transfer(params, root, devices.get()), knobs.codec, knobs.quality)
+    _worker = partial(
+        make, create_transfer(params, root, devices.get()), params.synthesize.codec, params.synthesize.quality
+    )
 
 
 def _work(identity: int) -> Made:
     return _worker(identity)
 
 
-def _metrics(parts: list[Part]) -> dict[str, float | int]:
+def _totals(parts: list[Part]) -> dict[str, float | int]:
     count = size = 0
     t = 0.0
     for part in parts:
@@ -173,3 +175,18 @@ def _metrics(parts: list[Part]) -> dict[str, float | int]:
         "bytes_per_image": round(size / count),
         "t": round(t / count, 4),
     }
+
+
+def _write_metrics(root: Path, metrics: dict[str, float | int]) -> None:
+    with replacing(root / "metrics/synthesize.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _sheet(root: Path, source: Images, generated: Images) -> np.ndarray:
+    """An identity a row: the first of its source images, and the images made of it."""
+    rows = {}
+    for identity in chosen_identities(root / "data/filter.h5", ROWS):
+        first, samples = source.samples(identity)[0], generated.samples(identity)[: COLUMNS - 1]
+        made = [generated.read(identity, sample) for sample in samples]
+        rows[f"identity {identity}: a source image | generated"] = [source.read(identity, first), *made]
+    return sheet(rows, COLUMNS)

@@ -1,14 +1,24 @@
 import json
 import multiprocessing
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stages.params import Arc2Face, Gap, Params, ParamsError, Synthesize
-from stages.store import Shard, StoreError, decode, write_shard
-from stages.synthesize import run
+from stages.store import Shard, StoreError, decode, encode, write_shard
+from stages.synthesize import create_transfer, run
 from stages.transfer.arc2face.method import Arc2FaceTransfer
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings
+
+ENCODER = Path(__file__).parents[2] / "stages/embed/encoder.onnx"
+
+
+def synthesize(**changes):
+    return Synthesize(**{"ids_per_shard": 2, "workers": 1, "judge": "second.onnx", "judge_ids": 3} | changes)
 
 
 def make_params(**changes):
@@ -18,7 +28,7 @@ def make_params(**changes):
         "n_ids": 5,
         "images_per_id": 3,
         "gap": Gap(weight=1.0),
-        "synthesize": Synthesize(ids_per_shard=2, workers=1),
+        "synthesize": synthesize(),
         "arc2face": Arc2Face(**block, device="cpu"),
     }
     return Params(**default | changes)
@@ -28,7 +38,18 @@ def prepare(root):
     pipeline().save_pretrained(root / "generator")
     write_embeddings(root)
     delta = np.random.default_rng(0).normal(size=(LENGTH, WIDTH)).astype(np.float32)
-    write_shard(root / "data/gap.h5", {"delta": delta}, fingerprint="gap")
+    write_shard(root / "data/gap/delta.h5", {"delta": delta}, fingerprint="gap")
+    shutil.copy(ENCODER, root / "second.onnx")
+    colours = np.random.default_rng(1).integers(0, 256, (6, 4, 3), np.uint8)
+    images = {f"{100 + i}/{k}.png": np.broadcast_to(colours[i, k], (16, 16, 3)) for i in range(6) for k in range(4)}
+    for path, members in (
+        ("source/subjects_100-105_4_imgs.zip", images),
+        ("target/target.zip", {name.replace("/", ""): 255 - image for name, image in images.items()}),
+    ):
+        (root / "data" / path).parent.mkdir(parents=True)
+        with zipfile.ZipFile(root / "data" / path, "w") as file:
+            for name, image in members.items():
+                file.writestr(name, encode(np.ascontiguousarray(image)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +112,7 @@ def test_images_differ(made):
 
 @pytest.mark.parametrize("ids_per_shard", [1, 3, 100])
 def test_shard_size_changes_no_bit(made, root, ids_per_shard):
-    run(make_params(synthesize=Synthesize(ids_per_shard=ids_per_shard, workers=1)), root)
+    run(make_params(synthesize=synthesize(ids_per_shard=ids_per_shard)), root)
     assert content(root) == content(made)
 
 
@@ -147,14 +168,14 @@ def test_a_damaged_shard_is_made_again(made, root):
 
 @pytest.mark.slow
 def test_processes_change_no_bit(made, root):
-    run(make_params(synthesize=Synthesize(ids_per_shard=3, workers=2)), root)
+    run(make_params(synthesize=synthesize(ids_per_shard=3, workers=2)), root)
     assert content(root) == content(made)
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("codec", "magic"), [("jpeg", b"\xff\xd8"), ("webp", b"RIFF"), ("png", b"\x89PNG")])
 def test_codecs(root, codec, magic):
-    run(make_params(synthesize=Synthesize(codec=codec, quality=80, workers=1)), root)
+    run(make_params(synthesize=synthesize(codec=codec, quality=80)), root)
     assert all(image.startswith(magic) for _, _, image in content(root).values())
 
 
@@ -163,10 +184,27 @@ def test_metrics(made):
     rows = content(made).values()
     assert (metrics["identities"], metrics["images"]) == (5, 15)
     assert metrics["t"] == pytest.approx(np.mean([t for t, _, _ in rows]), abs=1e-4)
+    assert (metrics["judged_identities"], metrics["judged_images"]) == (3, 9)
+    assert -1 <= metrics["identity_consistency"] <= 1
+
+
+def test_the_sheet_shows_the_source_beside_what_was_made(made):
+    with Image.open(made / "plots/synthesize/sheet.png") as picture:
+        sheet = np.asarray(picture)
+    with Shard(made / "data/filter.h5") as shard:
+        first = int(shard["identity"][0])
+    source = zipfile.ZipFile(made / "data/source/subjects_100-105_4_imgs.zip").read(f"{first}/0.png")
+    np.testing.assert_array_equal(sheet[48, 48], decode(source)[8, 8])
+    assert len(sheet) > 5 * 96
 
 
 def test_what_is_missing_is_named_before_anything_is_written(root):
-    for name, message in (("data/gap.h5", r"gap\.h5"), ("data/filter.h5", r"filter\.h5"), ("generator/vae", "vae")):
+    for name, message in (
+        ("data/gap/delta.h5", r"delta\.h5"),
+        ("data/filter.h5", r"filter\.h5"),
+        ("generator/vae", "vae"),
+        ("second.onnx", r"synthesize\.judge"),
+    ):
         (root / name).rename(root / "away")
         with pytest.raises(StoreError, match=message):
             run(make_params(), root)
@@ -175,7 +213,7 @@ def test_what_is_missing_is_named_before_anything_is_written(root):
 
 
 def test_without_the_gap_no_gap_is_read(root):
-    (root / "data/gap.h5").unlink()
+    (root / "data/gap/delta.h5").unlink()
     run(make_params(gap=Gap(weight=0.0)), root)
     assert len(content(root)) == 15
 
@@ -187,6 +225,13 @@ def test_a_filter_that_chose_none_is_an_error(root):
         run(make_params(), root)
 
 
-def test_the_method_none_makes_no_images(root):
+def test_the_method_none_makes_no_images_and_says_so(tmp_path):
+    stale = tmp_path / "data/synthesize/00000.h5"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    run(make_params(method="none"), tmp_path)
+    assert not list((tmp_path / "data/synthesize").iterdir())
+    assert not list((tmp_path / "plots/synthesize").iterdir())
+    assert json.loads((tmp_path / "metrics/synthesize.json").read_text()) == {"images": 0}
     with pytest.raises(ParamsError, match="method is 'none'"):
-        run(make_params(method="none"), root)
+        create_transfer(make_params(method="none"), tmp_path)
