@@ -20,7 +20,7 @@ from stages.store import StoreError, replacing
 
 PAGE = Path(__file__).parent / "page.html"
 STAGES = ("fetch", "embed", "filter", "gap", "synthesize", "align", "train", "evaluate")  # as data flows
-NEEDED = ("filter", "align", "train", "evaluate")
+NEEDED = ("filter", "gap", "synthesize", "align", "train", "evaluate")
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
@@ -43,6 +43,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
         sections.results(numbers, curves),
         sections.domain_gap(numbers),
         sections.images(samples),
+        sections.conditioning(metrics["gap"], root / "plots/gap"),
+        sections.synthesis(params.method, metrics["synthesize"], root / "plots/synthesize"),
         sections.identities(params.filter, metrics["filter"], root / "plots"),
         sections.training(training, metrics["train"]),
         sections.hardest_pairs(root / "plots/pairs"),

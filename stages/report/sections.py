@@ -25,6 +25,17 @@ RENDERED = {
     "groups": "pairs within one group of people, camera look",
 }
 RATES = {"tar@far=": "TAR at FAR", "rank": "rank", "tpir@fpir=": "TPIR at FPIR"}  # measured at several points
+# What stages/synthesize/judge.py measures, of the generated images and of the source's.
+JUDGED = {
+    "identity_consistency": "cosine to the vector asked for; of the source, to the identity's other images",
+    "impostor_mean": "cosine of two identities' prototypes",
+    "impostor_max": "the largest such cosine",
+    "diversity": "1 - cosine of two images of an identity",
+    "pixel_diversity": "standard deviation of a pixel over an identity's images",
+    "frechet_to_target": "squared Fréchet distance of the embeddings to the target's",
+    "look_to_target": "the same of ten statistics of colour and contrast",
+    "without_face": "images in which no face was found",
+}
 CHANCE = 50.0  # % of accuracy
 
 Metrics = Mapping[str, Any]
@@ -134,6 +145,48 @@ def images(samples: Mapping[str, np.ndarray]) -> str:
     }
     parts = [html.picture(samples[name], f"Sample sheet: {name}", caption) for name, caption in captions.items()]
     return html.section("images", "Images", "Samples of what goes in.", *parts)
+
+
+def conditioning(metrics: Metrics, plots: Path) -> str:
+    """The gap between the domains in the generator's conditioning. Nothing for a method that has none."""
+    if not metrics["images"]:
+        return ""
+    lead = (
+        f"The mean conditioning of {metrics['images']:,} target images less that of as many source images; "
+        f"{metrics['weight']:g} times it is added when images are generated. Shifted by what one half of the images "
+        f"tells, the other half's Fréchet distance to the target is {metrics['frechet_after']:.4g} instead of "
+        f"{metrics['frechet_before']:.4g}, and its maximum mean discrepancy {metrics['mmd_after']:.4g} instead of "
+        f"{metrics['mmd_before']:.4g}."
+    )
+    tsne = "The conditioning of the images in two dimensions (t-SNE): source, source with the gap, target."
+    sheet = "Images generated without and with the gap, of the same identity vectors and the same noise."
+    return html.section(
+        "conditioning",
+        "Gap of the conditioning",
+        lead,
+        html.png(_read(plots / "tsne.png"), "t-SNE of the conditioning", tsne),
+        html.picture(decode(_read(plots / "sheet.png")), "Sheet: without and with the gap", sheet),
+    )
+
+
+def synthesis(method: str, metrics: Metrics, plots: Path) -> str:
+    """The generated images, and what the second encoder makes of them. Nothing where none were made."""
+    if not metrics["images"]:
+        return ""
+    lead = f"{metrics['images']:,} images of {metrics['identities']:,} identities were made by the method {method}."
+    rows = [(text, metrics[name], metrics[f"source_{name}"]) for name, text in JUDGED.items() if name in metrics]
+    caption = (
+        f"As seen by a second encoder, which the generator never met: {metrics['judged_images']:,} images of "
+        f"{metrics['judged_identities']:,} identities, beside the same of their source images."
+    )
+    sheet = "Of each identity the first source image, and the images generated of it."
+    return html.section(
+        "synthesis",
+        "Realism transfer",
+        lead,
+        html.table(["", "generated", "source"], rows, caption),
+        html.picture(decode(_read(plots / "sheet.png")), "Sheet: source and generated images", sheet),
+    )
 
 
 def identities(knobs: Filter, metrics: Metrics, plots: Path) -> str:

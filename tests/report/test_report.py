@@ -64,7 +64,8 @@ def root(tmp_path) -> Path:
 
     filtered = {"identities": 4, "chosen": 3, "pairs_above_threshold": 5, "pairs_above_threshold_chosen": 2}
     trained = {"identities": 3, "images": 1234, "steps": 10, "loss": 2.5, "accuracy": 50.0}
-    metrics = {"filter": filtered, "align": {"no_face": 4}, "train": trained, "evaluate": EVALUATE, "zz": {"new": 1}}
+    metrics = {"filter": filtered, "gap": {"images": 0}, "synthesize": {"images": 0}, "align": {"no_face": 4}}
+    metrics |= {"train": trained, "evaluate": EVALUATE, "zz": {"new": 1}}
     (tmp_path / "metrics").mkdir()
     for stage, values in metrics.items():
         (tmp_path / f"metrics/{stage}.json").write_text(json.dumps(values))
@@ -124,6 +125,33 @@ def test_page_is_whole_and_refers_to_nothing_outside(root) -> None:
     assert len(page.images) == 9  # two ROCs, three sheets, two of filter, training, one sheet of hardest pairs
     assert page.captions == len(page.images) + 1  # and the bars
     assert all(image["alt"] for image in page.images)
+
+
+def test_a_method_that_makes_images_shows_them_beside_their_source(root) -> None:
+    report.run(PARAMS, root)
+    assert "Realism transfer" not in read(root).text
+    gap = {"images": 400, "weight": 0.5, "frechet_before": 2.5, "frechet_after": 1.25}
+    gap |= {"mmd_before": 0.5, "mmd_after": 0.125}
+    made = {"images": 1500, "identities": 3, "judged_images": 20, "judged_identities": 2}
+    made |= {"identity_consistency": 0.625, "source_identity_consistency": 0.75, "without_face": 1}
+    made |= {"source_without_face": 0}
+    (root / "metrics/gap.json").write_text(json.dumps(gap))
+    (root / "metrics/synthesize.json").write_text(json.dumps(made))
+    with pytest.raises(StoreError, match=r"gap/tsne\.png"):
+        report.run(replace(PARAMS, method="arc2face"), root)
+    for name in ("gap/tsne", "gap/sheet", "synthesize/sheet"):
+        (root / f"plots/{name}.png").parent.mkdir(exist_ok=True)
+        Image.fromarray(flat(55)).save(root / f"plots/{name}.png")
+    report.run(replace(PARAMS, method="arc2face"), root)
+    page = read(root)
+    assert len(page.images) == 9 + 3
+    text = re.sub(r"\s+", " ", page.text)
+    assert "0.5 times it is added" in text
+    assert "is 1.25 instead of 2.5, and its maximum mean discrepancy 0.125 instead of 0.5" in text
+    assert "1,500 images of 3 identities were made by the method arc2face" in text
+    content = (root / "plots/report.html").read_text()
+    assert "images</td><td>0.625</td><td>0.75</td>" in content
+    assert "no face was found</td><td>1</td><td>0</td>" in content
 
 
 def test_inline_pictures_are_pictures(root) -> None:
