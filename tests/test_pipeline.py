@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,29 +13,44 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.transfer.arc2face import tiny
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+
+# A generator of random weights is quick; there is no face in its images, so `arc2face` has to keep them.
+SMOKE = ("profile=smoke", "arc2face.weights=tiny", "synthesize.judge=stages/embed/encoder.onnx")
+ARC2FACE = (*SMOKE, "method=arc2face", "align.missing=keep")
 
 pytestmark = pytest.mark.slow
 
 
 class Checkout:
-    """The project's tracked files in a folder of their own, on the smoke profile, with a cache of its own."""
+    """The project's tracked files in a folder of their own, on the smoke profile, with a cache of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Of an original it is a copy, with all that was run there.
+    """
+
+    def __init__(self, folder: Path, original: "Checkout | None" = None) -> None:
         self.folder = folder
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "R2R_CACHE": str(folder / ".cache"),
+        }
+        if original:
+            shutil.copytree(original.folder, folder, dirs_exist_ok=True)
+            return
         listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
         for name in filter(None, listing.stdout.split("\0")):
             if name == "dvc.lock" or not (ROOT / name).is_file():
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-        self.environment = os.environ | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "R2R_CACHE": str(folder / ".cache"),
-        }
+        tiny.pipeline(width=256).save_pretrained(folder / "tiny")
+        self("r2r", "params", *SMOKE)
         self("git", "init", "-q")
-        self("r2r", "params", "profile=smoke")
+        self("git", "add", ".")
+        self("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "all")
 
     def __call__(self, *command: str) -> str:
         done = subprocess.run(
@@ -66,6 +82,10 @@ class Checkout:
         """Output -> hash, as dvc.lock states it."""
         stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +126,44 @@ def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_hashes(refere
         checkout.wait_until_free(stage)
     checkout("dvc", "repro")
     assert checkout.hashes() == reference.hashes()
+
+
+@pytest.fixture(scope="module")
+def generated(reference, tmp_path_factory):
+    """The experiment `method=arc2face`, and what DVC said of it."""
+    checkout = Checkout(tmp_path_factory.mktemp("generated"), reference)
+    return checkout, checkout("dvc", "exp", "run", *(word for knob in ARC2FACE for word in ("-S", knob)))
+
+
+def test_another_method_runs_what_depends_on_it(generated):
+    checkout, output = generated
+    assert stages_run(output) == ["gap", "synthesize", "align", "train", "evaluate", "report"]
+    numbers = {name: json.loads((checkout.folder / f"metrics/{name}.json").read_text()) for name in ("gap", "align")}
+    assert numbers["gap"]["images"] == 8
+    assert numbers["align"]["written"] == 8 * 4
+    assert "Realism transfer" in (checkout.folder / "plots/report.html").read_text()
+
+
+def test_a_killed_synthesize_goes_on_and_ends_with_the_same_hashes(reference, generated, tmp_path):
+    checkout = Checkout(tmp_path, reference)
+    checkout("r2r", "params", *ARC2FACE)
+    process = checkout.start("dvc", "repro", "synthesize")
+    while process.poll() is None and not list(checkout.folder.glob("data/synthesize/*.h5")):
+        time.sleep(0.01)
+    assert process.poll() is None, "synthesize ended before it could be killed"
+    process.kill()
+    process.wait()
+    checkout.wait_until_free("synthesize")
+    checkout("dvc", "repro", "synthesize")
+    made, expected = checkout.hashes(), generated[0].hashes()
+    for output in ("data/gap", "data/synthesize", "metrics/synthesize.json", "plots/synthesize"):
+        assert made[output] == expected[output]
+
+
+def test_a_knob_of_generation_is_nothing_to_the_method_none(reference, tmp_path):
+    checkout = Checkout(tmp_path, reference)
+    checkout("r2r", "params", *SMOKE, "arc2face.steps=9")
+    assert stages_run(checkout("dvc", "repro")) == ["gap", "synthesize", "report"]  # which shows all parameters
 
 
 def test_more_identities_than_there_are_is_an_error_naming_both_numbers(reference, tmp_path):
