@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +70,9 @@ def run(params: Params, root: Path = Path(".")) -> None:
         _write_metrics(root, {"images": 0})
         return
     transfer = create_transfer(params, root)
-    judge = Judge(params, root)
+    judge, source = Judge(params, root), rendered(root)
     parts = list(_parts(params, root, folder, transfer))
-    for stale in {*folder.glob("*.h5")} - {part.path for part in parts}:
+    for stale in {*folder.glob("*.h5"), *folder.glob(".*.partial")} - {part.path for part in parts}:
         stale.unlink()
     todo = [part for part in parts if not is_current(part.path, part.fingerprint)]
     total, missing = (sum(len(part.identities) for part in some) for some in (parts, todo))
@@ -89,7 +89,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
             columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
             write_shard(part.path, columns, [x for row in rows for x in row.images], fingerprint=part.fingerprint)
 
-    source, generated = rendered(root), synthesized(root)
+    generated = synthesized(root)
     judged = chosen_identities(root / "data/filter.h5", params.synthesize.judge_ids)
     _write_metrics(root, _totals(parts) | judge(transfer, judged, source, generated))
     with replacing(plots / "sheet.png") as path:
@@ -131,7 +131,7 @@ def _parts(params: Params, root: Path, folder: Path, transfer: Transfer) -> Iter
         yield Part(folder / f"{number:05}.h5", identities, current)
 
 
-def _made(params: Params, root: Path, transfer: Transfer, identities: Sequence[int]) -> Iterator[Made]:
+def _made(params: Params, root: Path, transfer: Transfer, identities: Sequence[int]) -> Generator[Made, None, None]:
     """The identities' images, in their order, from as many processes as asked for."""
     knobs = params.synthesize
     device = pick_device(params.arc2face.device, "arc2face.device")

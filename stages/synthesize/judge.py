@@ -48,10 +48,10 @@ class Seen:
 
 
 class Judge:
-    """The second encoder, with the detector before it.
+    """The second encoder, with the detector before it, and the target images.
 
     Raises:
-        StoreError: there is no such encoder.
+        StoreError: there is no such encoder, or no target.
     """
 
     def __init__(self, params: Params, root: Path = Path(".")) -> None:
@@ -59,7 +59,7 @@ class Judge:
         if not path.is_file():
             raise StoreError(f"{path}: no such encoder; set synthesize.judge to an ONNX file")
         self.encoder, self.mtcnn = Encoder(path), detector(params.align)
-        self.target = root / "data/target/target.zip"
+        self.target = ImageArchive(root / "data/target/target.zip")
 
     def __call__(
         self, transfer: Transfer, identities: Sequence[int], source: Images, generated: Images
@@ -117,11 +117,10 @@ class Judge:
 
     def _target(self, count: int, workers: ThreadPoolExecutor) -> Seen:
         """`count` target images, or all where there are fewer."""
-        archive = ImageArchive(self.target)
-        names = _evenly(np.array(archive.names), min(count, len(archive.names)))
+        names = _evenly(np.array(self.target.names), min(count, len(self.target)))
 
         def some(part: np.ndarray) -> Seen:
-            return self.see([decode(archive.encoded(name), f"target.zip: {name}") for name in part.tolist()])
+            return self.see([decode(self.target.encoded(name), f"target.zip: {name}") for name in part.tolist()])
 
         return joined(list(workers.map(some, np.array_split(names, -(-len(names) // BATCH)))))
 

@@ -1,7 +1,9 @@
 """The figures against loops, with an encoder and images whose answers are known."""
 
+import zipfile
 from dataclasses import dataclass, replace
 from math import isnan
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,12 +12,14 @@ import skimage.data
 
 from stages.align import Images, align_images, detector
 from stages.embed import Encoder
+from stages.fetch.images import ImageArchive
 from stages.params import Align, Params, Synthesize
 from stages.store import StoreError, encode
 from stages.synthesize import judge
 from stages.synthesize.judge import Judge, Seen, diversity, others_cosines, separation
 
-PARAMS = Params(synthesize=Synthesize(judge="stages/embed/encoder.onnx"), align=Align(device="cpu"))
+ENCODER = Path(__file__).parents[2] / "stages/embed/encoder.onnx"
+PARAMS = Params(synthesize=Synthesize(judge=str(ENCODER)), align=Align(device="cpu"))
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
@@ -80,7 +84,7 @@ def made_up(tmp_path, monkeypatch):
     target.mkdir()
     for k in range(40):
         (target / f"{k:02}.png").write_bytes(encode(pictures(1, 77 + k)[0]))
-    return Judge(target)
+    return Judge(ImageArchive(target))
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
@@ -168,18 +172,22 @@ def test_what_needs_two_images_is_left_out_where_there_is_one(made_up):
     assert figures["source_diversity"] > 0
 
 
-def test_seen_is_aligned_and_embedded_as_embed_does():
+def test_seen_is_aligned_and_embedded_as_embed_does(tmp_path):
+    target = tmp_path / "data/target/target.zip"
+    target.parent.mkdir(parents=True)
+    with zipfile.ZipFile(target, "w") as file:
+        file.writestr("0.png", encode(pictures(1, 0)[0]))
     portrait = cv2.resize(skimage.data.astronaut()[0:240, 100:340], (112, 112), interpolation=cv2.INTER_AREA)
     bricks = np.repeat(skimage.data.brick()[:112, :112, None], 3, axis=2)
-    found = Judge(PARAMS).see([portrait, bricks, portrait[:, ::-1].copy()])
+    found = Judge(PARAMS, tmp_path).see([portrait, bricks, portrait[:, ::-1].copy()])
     assert found.without_face == 1
     aligned = align_images([portrait, bricks, portrait[:, ::-1].copy()], detector(PARAMS.align)).images
-    expected = Encoder(judge.Path(PARAMS.synthesize.judge)).embed(aligned)
+    expected = Encoder(ENCODER).embed(aligned)
     np.testing.assert_allclose(found.embeddings, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_array_equal(found.looks, judge.look(aligned))
     assert found.spread == pytest.approx(np.std(aligned.astype(float), axis=0).mean())
 
 
 def test_a_missing_encoder_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"encoder\.onnx: no such encoder; set synthesize\.judge"):
-        Judge(PARAMS, tmp_path)
+    with pytest.raises(StoreError, match=r"away\.onnx: no such encoder; set synthesize\.judge"):
+        Judge(Params(synthesize=Synthesize(judge="away.onnx")), tmp_path)

@@ -162,8 +162,10 @@ def test_a_damaged_shard_is_made_again(made, root):
     run(make_params(), root)
     path = root / "data/synthesize/00001.h5"
     path.write_bytes(path.read_bytes()[:1000])
+    (root / "data/synthesize/.00002.h5.x.partial").touch()
     run(make_params(), root)
     assert bytes_of(root) == bytes_of(made)
+    assert len(list((root / "data/synthesize").iterdir())) == 3
 
 
 @pytest.mark.slow
