@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -24,8 +25,8 @@ class Zip:
     Every read opens the file anew, so that an instance may be used in threads, forked and spawned processes.
 
     Raises:
-        StoreError: not a whole zip, or a member that is encrypted, compressed in a way other than deflate, or larger
-            than `MEMBER_LIMIT`.
+        StoreError: not a whole zip, or a member that is encrypted, compressed in a way other than deflate, larger
+            than `MEMBER_LIMIT`, a link, or named outside of the archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +44,10 @@ class Zip:
                 raise StoreError(f"{path}, member {member.filename}: neither stored nor deflated; zip it again")
             if member.file_size > MEMBER_LIMIT:
                 raise StoreError(f"{path}, member {member.filename}: {member.file_size} bytes is no image")
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise StoreError(f"{path}, member {member.filename}: a link, which is not followed; zip what it names")
+            if member.filename.startswith("/") or ".." in member.filename.split("/"):
+                raise StoreError(f"{path}, member {member.filename}: leads out of the archive; do not trust this file")
         self.names = [member.filename for member in members]
         self.table = np.array(
             [(m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type) for m in members], np.int64

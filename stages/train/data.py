@@ -1,8 +1,8 @@
-"""The training set: aligned shards as labelled, augmented images, in an order that depends on the seed only.
+"""The training set: labelled, augmented images in an order that depends on the seed only.
 
-Rows are sorted by (identity, sample), whatever shards they lie in, and a label is the rank of its identity; an epoch's
-order is a permutation seeded by (seed, epoch), and an image's augmentation by (seed, epoch, identity, sample). Shard
-size, workers and resuming change nothing.
+Rows are sorted by (identity, sample), wherever they lie, and a label is the rank of its identity; an epoch's order is a
+permutation seeded by (seed, epoch), and an image's augmentation by (seed, epoch, identity, sample). Shard size, workers
+and resuming change nothing. `readers` say in which forms a set may stand on disk.
 """
 
 from __future__ import annotations
@@ -10,49 +10,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from stages.store import Shard, StoreError, decode
+from stages.store import StoreError, decode
 from stages.train.augment import augment
 from stages.train.backbones import SIZE
+from stages.train.readers import read_training_set
 
 ORDER, AUGMENT = 1, 2  # apart from each other in a generator's seed
 MEMORY = 2**30  # bytes: a set up to this size is decoded once and held
 
 
 class FaceDataset(Dataset):
-    """The images of all shards of a folder.
+    """The images of a training set.
 
     Args:
-        folder: of shards with the columns `identity` and `sample` and encoded images of 112 px.
+        path: the set, in a form that `readers` knows.
         seed: of the augmentations.
         probability: of each augmentation; 0 turns them off.
         flip: probability of a horizontal flip.
         memory: bytes; a larger set is read and decoded image by image.
 
     Raises:
-        StoreError: no shards, a broken one, an image twice, or one of another size.
+        StoreError: no set, a broken one, an image twice, or one that is not square.
     """
 
     def __init__(
-        self, folder: Path, seed: int = 0, probability: float = 0.0, flip: float = 0.0, memory: int = MEMORY
+        self, path: Path, seed: int = 0, probability: float = 0.0, flip: float = 0.0, memory: int = MEMORY
     ) -> None:
-        self.paths = sorted(folder.glob("*.h5"))
-        if not self.paths:
-            raise StoreError(f"{folder}: no shards; run `r2r align` first")
+        self.source = read_training_set(path)
+        self.fingerprints = self.source.fingerprints
         self.seed, self.probability, self.flip = seed, probability, flip
-        self.fingerprints, parts = [], []
-        for number, path in enumerate(self.paths):
-            with Shard(path) as shard:
-                rows = np.arange(len(shard))
-                parts.append(np.stack([shard["identity"], shard["sample"], np.full_like(rows, number), rows]))
-                self.fingerprints.append(shard.fingerprint)
-        rows = np.concatenate(parts, axis=1)
-        self.identity, self.sample, self.shard, self.row = rows[:, np.lexsort(rows[1::-1])]
+        self.row = np.lexsort((self.source.sample, self.source.identity))
+        self.identity, self.sample = self.source.identity[self.row], self.source.sample[self.row]
         self._check_unique()
         self.identities, self.label = np.unique(self.identity, return_inverse=True)
-        self._shards: dict[int, Shard] = {}  # opened when first read, in whichever process reads
         self.images: np.ndarray | None = None
         if len(self) * SIZE * SIZE * 3 <= memory:
             self.images = np.empty((len(self), SIZE, SIZE, 3), np.uint8)
@@ -63,7 +57,7 @@ class FaceDataset(Dataset):
         twice = (np.diff(self.identity) == 0) & (np.diff(self.sample) == 0)
         if twice.any():
             index = int(np.argmax(twice))
-            first, second = (self.paths[self.shard[i]] for i in (index, index + 1))
+            first, second = (self.source.where(int(row)) for row in self.row[index : index + 2])
             raise StoreError(
                 f"identity {self.identity[index]}, sample {self.sample[index]} is in {first} and again in {second}"
             )
@@ -79,15 +73,13 @@ class FaceDataset(Dataset):
         return augment(image, rng, self.probability, self.flip).copy(), int(self.label[index])
 
     def _read(self, index: int) -> np.ndarray:
-        number = int(self.shard[index])
-        if number not in self._shards:
-            self._shards[number] = Shard(self.paths[number])
         row = int(self.row[index])
-        where = f"{self.paths[number]}, row {row}"
-        image = decode(self._shards[number].encoded(row), where)
-        if image.shape != (SIZE, SIZE, 3):
-            raise StoreError(f"{where}: {image.shape[1]}x{image.shape[0]} pixels; {SIZE}x{SIZE} were expected")
-        return image
+        where = self.source.where(row)
+        image = decode(self.source.encoded(row), where)
+        height, width = image.shape[:2]
+        if height != width:
+            raise StoreError(f"{where}: {width}x{height} pixels; aligned square images were expected")
+        return image if height == SIZE else cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def batches(images: int, batch_size: int, start: int, stop: int, seed: int) -> Iterator[list[tuple[int, int]]]:

@@ -35,7 +35,7 @@ CURVE_ROWS = 200  # of plots/train.csv, at most
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
-    """Train on `data/align`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
+    """Train on `train.data`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
 
     Raises:
         StoreError: no aligned images, or broken ones.
@@ -46,7 +46,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(params.seed)
 
-    data = FaceDataset(root / "data/align", params.seed, train.augment, train.flip)
+    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip)
     epoch_steps = len(data) // train.batch_size
     if epoch_steps == 0:
         raise ParamsError(f"train.batch_size is {train.batch_size}, but there are only {len(data)} images")
@@ -141,7 +141,7 @@ def prepare_device(train: Train) -> torch.device:
 
 def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:
     """What a run's steps depend on; the data, the knobs but those that cannot matter, the code and torch."""
-    knobs = replace(params.train, workers=0, checkpoint_minutes=0.0, device=device.type)
+    knobs = replace(params.train, data="", workers=0, checkpoint_minutes=0.0, device=device.type)
     return fingerprint(params.seed, knobs, data.fingerprints, torch.__version__, code=["train"])
 
 

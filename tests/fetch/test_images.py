@@ -52,3 +52,36 @@ def test_nothing_there(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(StoreError, match="truncated or not a zip"):
         ImageArchive(tmp_path / "broken.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("1/a.png", 0o120777, r"member 1/a\.png: a link"),
+        ("/1/a.png", 0, "leads out of the archive"),
+        ("1/../../a.png", 0, "leads out of the archive"),
+        ("..", 0, "leads out of the archive"),
+    ],
+)
+def test_links_and_paths_out_of_a_zip(tmp_path, name, mode, message):
+    path = tmp_path / "faces.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("1/..b.png", b"fine")
+        member = zipfile.ZipInfo(name)
+        member.external_attr = mode << 16
+        file.writestr(member, b"/etc/passwd")
+    with pytest.raises(StoreError, match=message):
+        ImageArchive(path)
+
+
+def test_a_zip_bomb_is_not_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.fetch.zips.MEMBER_LIMIT", 1000)
+    path = tmp_path / "faces.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("1/a.png", bytes(1001))
+    with pytest.raises(StoreError, match=r"member 1/a\.png: 1001 bytes is no image"):
+        ImageArchive(path)
+    content = path.read_bytes().replace((1001).to_bytes(4, "little"), (10).to_bytes(4, "little"))  # it lies about it
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"member 1/a\.png: broken"):
+        ImageArchive(path).encoded("1/a.png")

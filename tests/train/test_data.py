@@ -71,14 +71,16 @@ def test_batches_from_the_middle_are_the_same():
 
 
 def test_no_shards(tmp_path):
-    with pytest.raises(StoreError, match="no shards; run `r2r align`"):
+    with pytest.raises(StoreError, match="no training set; run `r2r align`"):
         FaceDataset(tmp_path)
 
 
 def test_an_image_twice(tmp_path, write_aligned):
     people = list(made_up_people([1, 2], range(2)))
     write_aligned(tmp_path, [*people, people[1]], rows_per_shard=3)
-    with pytest.raises(StoreError, match=r"identity 1, sample 1 is in .*00000.h5 and again in .*00001.h5"):
+    with pytest.raises(
+        StoreError, match=r"identity 1, sample 1 is in .*00000.h5, row 1 and again in .*00001.h5, row 1"
+    ):
         FaceDataset(tmp_path)
 
 
@@ -90,7 +92,7 @@ def test_an_image_that_does_not_decode_or_has_another_size(tmp_path):
     from stages.store import encode
 
     write_shard(tmp_path / "00000.h5", columns, [encode(np.zeros((96, 112, 3), np.uint8))], fingerprint="")
-    with pytest.raises(StoreError, match=r"00000.h5, row 0: 112x96 pixels; 112x112 were expected"):
+    with pytest.raises(StoreError, match=r"00000.h5, row 0: 112x96 pixels; aligned square images"):
         FaceDataset(tmp_path)
 
 

@@ -135,6 +135,18 @@ def test_sigkill_in_the_middle(root):
     assert digests(here) == digests(root / "whole")
 
 
+def test_another_training_set_by_its_path(root):
+    """The same shards elsewhere train the same network: the path is no part of the run's fingerprint."""
+    run(Params(train=TINY), place(root, "a"))
+    here = root / "b"
+    for data in ("elsewhere", str(root / "a/data/align")):  # under the root, or anywhere
+        if not Path(data).is_absolute():
+            (here).mkdir()
+            (here / data).symlink_to(root / "a/data/align")
+        run(Params(train=Train(**{**vars(TINY), "data": data})), here)
+        assert digests(here) == digests(root / "a")
+
+
 def test_what_resumes_and_what_starts_anew(root):
     here = place(root, "a")
     data, cpu = FaceDataset(here / "data/align"), torch.device("cpu")
