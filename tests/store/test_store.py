@@ -1,9 +1,10 @@
 import hashlib
+import os
 
 import numpy as np
 import pytest
 
-from stages.store import Shard, StoreError, decode, encode, fingerprint, is_current, replacing, write_shard
+from stages.store import Shard, StoreError, decode, emptied, encode, fingerprint, is_current, replacing, write_shard
 
 
 @pytest.fixture
@@ -103,3 +104,14 @@ def test_lossy_codecs_come_close(codec):
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (64, 64, 3))
     error = np.abs(decode(encode(np.ascontiguousarray(ramp), codec)).astype(int) - ramp)
     assert error.max() <= 6
+
+
+def test_an_emptied_folder_leaves_what_its_files_were_linked_to(tmp_path):
+    folder, cached = tmp_path / "a/b", tmp_path / "cached"
+    assert list(emptied(folder).iterdir()) == []
+    (folder / "c").mkdir()
+    (folder / "c/d").write_text("content")
+    os.link(folder / "c/d", cached)
+    cached.chmod(0o444)
+    assert list(emptied(folder).iterdir()) == []
+    assert cached.read_text() == "content"

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from stages import params
 from stages.params import Arc2Face, Gap, Params
 from stages.store import Shard, StoreError, write_shard
 from stages.transfer import seed_of
-from stages.transfer.arc2face import load_pipeline, weights_digest
+from stages.transfer.arc2face import PRECISIONS, load_pipeline, weights_digest
 from stages.transfer.arc2face.method import Arc2FaceTransfer, SourceEmbeddings
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings, write_official
 
@@ -69,6 +70,10 @@ def test_the_weighted_gap_shifts_the_branch_that_is_named(root):
     plain = Arc2FaceTransfer(PARAMS, root)
     assert plain.shift is None
     assert not np.array_equal(plain.portraits(101).images, weighted.portraits(101).images)
+
+
+def test_every_precision_that_can_be_asked_for_is_one_of_torch():
+    assert set(PRECISIONS) == set(params.PRECISIONS)
 
 
 @pytest.mark.parametrize("order", ["interleaved", "grouped"])
