@@ -4,17 +4,21 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+import torch
 from PIL import Image
 
 from stages.fetch.catalogue import load
+from tests.transfer.arc2face.tiny import SD15_SCHEDULER
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 Picture = Callable[[int, int], np.ndarray]  # person, sample -> [h, w, 3] uint8 RGB
 
@@ -109,23 +113,39 @@ def rec(picture: Picture = noise, people: int = 2, images: int = 3) -> tuple[byt
     return records, index
 
 
-def encoder(path: Path, dimension: int) -> None:
-    """An identity encoder of few weights: 4 x 4 mean colours, projected."""
-    weights = np.random.default_rng(0).normal(size=(48, dimension)).astype(np.float32)
-    nodes = [
-        helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[28, 28], strides=[28, 28]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["output"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "encoder",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 112, 112])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", dimension])],
-        [helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.tobytes(), raw=True)],
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+def generator(folder: Path, made: Any, length: int) -> None:
+    """Arc2Face's and Stable Diffusion 1.5's repositories on the hub, of a pipeline's parts."""
+    parts, arc2face, sd15 = folder / "parts", folder / "hub/FoivosPar/Arc2Face", folder / f"hub/{SD15}"
+    made.save_pretrained(parts)
+    for source, target in ((parts / "unet", arc2face / "arc2face"), (parts / "text_encoder", arc2face / "encoder")):
+        shutil.copytree(source, target)
+    (arc2face / "encoder/model.safetensors").unlink()
+    state = {f"text_model.{name}": weight for name, weight in made.text_encoder.state_dict().items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(length)[None]  # as CLIP's files of 2023 have it
+    torch.save(state, arc2face / "encoder/pytorch_model.bin")
+    shutil.copytree(parts / "vae", sd15 / "vae")
+    words = json.loads(made.tokenizer.backend_tokenizer.to_str())["model"]
+    bos, eos = "<|startoftext|>", "<|endoftext|>"
+    merges = "\n".join(" ".join(pair) for pair in words["merges"])
+    index = json.loads((parts / "model_index.json").read_text()) | {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }
+    for name, text in {
+        "model_index.json": json.dumps(index),
+        "tokenizer/vocab.json": json.dumps(words["vocab"]),
+        "tokenizer/merges.txt": f"#version: 0.2\n{merges}\n",
+        "tokenizer/special_tokens_map.json": json.dumps({"bos_token": bos, "eos_token": eos, "pad_token": eos}),
+        "tokenizer/tokenizer_config.json": json.dumps(
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "bos_token": bos, "eos_token": eos}
+        ),
+        "scheduler/scheduler_config.json": json.dumps(SD15_SCHEDULER),
+    }.items():
+        (sd15 / name).parent.mkdir(parents=True, exist_ok=True)
+        (sd15 / name).write_text(text)
+    shutil.rmtree(parts)
 
 
 def hub(folder: Path, name: str) -> None:

@@ -53,7 +53,7 @@ class Server:
             def do_GET(self) -> None:
                 outer.answer(self, body=True)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = _Quiet(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)  # what is sent has nearly arrived
         self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -119,6 +119,11 @@ class Server:
                 return
             self.sent[path] = self.sent.get(path, 0) + len(piece)
             time.sleep(0.02 if fault == "slow" else self.pause)
+
+
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is no error."""
 
 
 def _status(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str] | None = None) -> None:
