@@ -144,13 +144,13 @@ def test_looks_are_statistics_of_an_image_alone():
     np.testing.assert_array_equal(looks, np.concatenate([judge.look(smooth[None]), judge.look(noisy[None])]))
     np.testing.assert_allclose(looks[0], [10 / 255, 120 / 255, 250 / 255, 0, 0, 0, *[np.log(1 / 255)] * 4], atol=1e-4)
     np.testing.assert_allclose(looks[1, 3:6], noisy.reshape(-1, 3).std(axis=0) / 255, rtol=1e-3)
-    # White noise: an octave holds most of the power that the coarser ones have left, a quarter of it as one goes down.
+    # White noise has most of its power in the finest octave, and ever less as one goes down.
     assert (np.diff(looks[1, 6:]) < 0).all()
 
 
 def test_a_wave_is_seen_in_its_octave():
     x = np.arange(128)
-    waves = [np.sin(2 * np.pi * x / period) for period in (3, 6, 12, 24)]
+    waves = [np.sin(2 * np.pi * x / period) for period in (4, 8, 16, 32)]
     images = [np.repeat(np.tile(128 + 60 * wave, (128, 1))[..., None], 3, axis=2).astype(np.uint8) for wave in waves]
     contrasts = judge.look(np.stack(images))[:, 6:]
     assert contrasts.argmax(axis=1).tolist() == [0, 1, 2, 3]
