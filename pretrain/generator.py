@@ -54,7 +54,7 @@ class Training:
     vae_crop: int = 48  # px, of all but the last `vae_whole` steps: more faces seen in the same time
     vae_whole: int = 500  # steps on whole images, whose norms' statistics the crops do not show
     vae_lr: float = 1e-3
-    steps: int = 9000
+    steps: int = 7000
     batch_size: int = 32
     lr: float = 5e-4
     warmup: float = 0.02  # share of the steps; a cosine to zero follows
@@ -336,14 +336,14 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
     placeholder = tokenizer.encode("id", add_special_tokens=False)[0]
 
     def denoiser_loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = batch_rows(len(latents), training.batch_size, step, training.seed, "denoiser")
+        rows = batch_rows(count, training.batch_size, step, training.seed, "denoiser")
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
         time = torch.randint(noising.config.num_train_timesteps, (len(rows),), generator=generator)
         drop = torch.rand(len(rows), generator=generator) < training.drop
         # between the person and the image, as the sampling will ask
         way = torch.rand(len(rows), 1, generator=generator)
-        vectors = F.normalize(torch.lerp(faces.prototypes[rows % count], faces.vectors[rows % count], way), dim=1)
+        vectors = F.normalize(torch.lerp(faces.prototypes[rows], faces.vectors[rows], way), dim=1)
         goal = noise if training.prediction == "epsilon" else noising.get_velocity(clean, noise, time)
         noisy = noising.add_noise(clean, noise, time).to(device)
         tokens = torch.where(drop[:, None].to(device), empty, prompt)
@@ -389,13 +389,13 @@ def crop(pixels: torch.Tensor, size: int, generator: torch.Generator) -> torch.T
 
 @torch.no_grad()
 def encode_all(vae: Any, faces: Faces, training: Training) -> torch.Tensor:
-    """Latents of all images and then of all mirrored: the means of their posteriors, [2 n, c, h, w] float32."""
-    means: list[list[torch.Tensor]] = [[], []]
+    """Latents of all images, the means of their posteriors: [n, c, h, w] float32 on the CPU."""
+    means = []
     for rows in tqdm(np.array_split(np.arange(len(faces.images)), math.ceil(len(faces.images) / 64)), desc="latents"):
         pixels = faces.pixels(rows, training.size).to(vae.device)
-        for part, image in zip(means, (pixels, pixels.flip(3)), strict=True):
-            part.append(vae.encode(image).latent_dist.mean.cpu().contiguous())
-    return torch.cat(means[0] + means[1])
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=training.bf16):
+            means.append(vae.encode(pixels).latent_dist.mean.float().cpu())
+    return torch.cat(means)
 
 
 def save(pipeline: Arc2FacePipeline, folder: Path) -> None:
