@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stages.world import WORLD_RANGES, build_head, render, sample_scene, sample_traits
+from stages.world import WORLD_RANGES, Head, build_head, render, sample_scene, sample_traits
 from tests.fetch import layouts
 from tests.fetch.server import Server
 from tests.test_pipeline import ROOT, Checkout
@@ -38,14 +39,13 @@ pytestmark = pytest.mark.slow
 
 
 def rendered(look, size):
-    heads = {}
+    @cache
+    def head(person: int) -> Head:
+        return build_head(sample_traits(WORLD_RANGES["second"] + person))
 
+    @cache
     def picture(person: int, sample: int) -> np.ndarray:
-        identity = WORLD_RANGES["second"] + person
-        if person not in heads:
-            heads.clear()
-            heads[person] = build_head(sample_traits(identity))
-        return render(heads[person], sample_scene(identity, sample), look, size)
+        return render(head(person), sample_scene(WORLD_RANGES["second"] + person, sample), look, size)
 
     return picture
 
@@ -55,8 +55,11 @@ def publisher(tmp_path_factory):
     """Everything that the paper profile asks for."""
     folder = tmp_path_factory.mktemp("publisher")
     layouts.digiface(folder, people=2, images=5, picture=rendered("raster", 112))
-    layouts.target(folder, 20, rendered("camera", 128))
-    layouts.bins(folder / "archives/faces_webface_112x112.zip", 40, rendered("camera", 112))
+    photograph = rendered("camera", 128)
+    layouts.target(folder, 20, lambda number, _: photograph(number // 5, number % 5))
+    layouts.bins(
+        folder / "archives/faces_webface_112x112.zip", 40, lambda person, k: photograph(person % 4, k)[8:120, 8:120]
+    )
     layouts.generator(folder, tiny.pipeline(width=256), tiny.LENGTH)
     shutil.copy(ROOT / "stages/embed/encoder.onnx", folder / "hub/FoivosPar/Arc2Face/arcface.onnx")
     with Server(folder) as server:

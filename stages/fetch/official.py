@@ -184,6 +184,9 @@ def link_entry(entry: Entry, folder: Path, data: Path) -> None:
             path = Path(file.path)
             names = [path, path.relative_to(path.parts[0])] + ([Path(path.name)] if len(path.parts) == 2 else [])
             _link(folder, names, data / path)
+    if entry.archive and not all((data / file.path).is_file() for file in entry.files):
+        path = Path(entry.archive.path)
+        _link(folder, [path, Path(path.name)], data / path)
     if entry.by_hand and not (data / entry.into).exists():
         path = Path(entry.into)
         _link(folder, [path, path.relative_to(path.parts[0])], data / path)
@@ -324,11 +327,14 @@ def _write_card(data: Path) -> None:
 
 
 def remove_stale(entries: Iterable[Entry], data: Path) -> None:
-    """Remove fetched benchmarks that are not wanted any more, and rendered zips where DigiFace-1M is to stand."""
+    """Remove what was fetched for other knobs, so that these alone decide what stands there.
+
+    Zips of DigiFace-1M are left: rendering beside them is refused. Rendered ones make way for it.
+    """
     entries = list(entries)
-    keep = {file.path for entry in entries for file in entry.files}
+    keep = {file.path for entry in entries for file in entry.files} | {"target/target.zip"}
     for name in Hashes(data / "hashes.json").known:
-        if name.startswith("benchmarks/") and name not in keep:
+        if name.startswith(("benchmarks/", "target/", "weights/")) and name not in keep:
             (data / name).unlink(missing_ok=True)
     if any(entry.kind == "source" for entry in entries):
         for path in (data / "source").glob("*.zip"):

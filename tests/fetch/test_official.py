@@ -5,18 +5,21 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from stages import fetch
+from stages.cli import app
 from stages.fetch import download as download_module
 from stages.fetch import official
 from stages.fetch.catalogue import File, load
 from stages.fetch.digiface import Source
 from stages.fetch.download import Hashes
 from stages.fetch.images import ImageArchive
-from stages.params import Fetch, Params, ParamsError
+from stages.params import Fetch, Params, ParamsError, compose
 from stages.store import StoreError
 from tests.fetch import layouts
 from tests.fetch.server import Server
+from tests.test_params import CONF
 
 LICENSES = ("R-UDA-1.0", "CC-BY-NC-SA-4.0", "CreativeML-OpenRAIL-M", "research-only", "insightface-non-commercial")
 KNOBS = Fetch(
@@ -99,6 +102,23 @@ def test_a_folder_is_linked_and_not_copied(held, tmp_path, data):
     official.get(official.wanted(replace(knobs, benchmarks=())), knobs, data)
     for name in ("source/subjects_0-1999_72_imgs.zip", "target/target.zip"):
         assert os.path.samefile(data / name, held / name)
+
+
+def test_the_command_takes_an_archive_from_a_folder(held, tmp_path, data, monkeypatch):
+    (tmp_path / "params.yaml").write_text(compose(["fetch.accept_licenses=[research-only]"], CONF))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["fetch", "--from", str(held), "casia-webface"])
+    assert result.exit_code == 0, result.output
+    assert (data / "training/casia-webface/train.rec").is_file()
+    assert (held / "archives/faces_webface_112x112.zip").is_file()
+    assert not (data / "archives/faces_webface_112x112.zip").exists()
+
+
+def test_other_knobs_leave_nothing_of_these(held, tmp_path, data):
+    official.get([load()["insightface-bins"]], replace(KNOBS, mirror=str(held)), data)
+    (data / "benchmarks/mine.bin").touch()
+    official.remove_stale([], data)
+    assert [path.name for path in (data / "benchmarks").iterdir()] == ["mine.bin"]
 
 
 def test_across_disks_a_folder_is_linked_by_name(held, data, monkeypatch):
