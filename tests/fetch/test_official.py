@@ -17,6 +17,7 @@ from stages.fetch.download import Hashes
 from stages.fetch.images import ImageArchive
 from stages.params import Fetch, Params, ParamsError, compose
 from stages.store import StoreError
+from stages.train.readers import read_training_set
 from tests.fetch import layouts
 from tests.fetch.server import Server
 from tests.test_params import CONF
@@ -307,6 +308,7 @@ def test_entries_are_got_by_name_beside_the_pipeline(server, tmp_path, data):
     fetch.get(["casia-webface"], params(server.address), tmp_path)
     folder = data / "training/casia-webface"
     assert {path.name for path in folder.iterdir()} == {"train.rec", "train.idx", "property"}
+    assert read_training_set(folder).identity.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(ParamsError, match="casia: not in the catalogue"):
         fetch.get(["casia"], params(server.address), tmp_path)
 
