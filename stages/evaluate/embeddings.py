@@ -25,7 +25,7 @@ from stages.align.warp import centre_crop, similarity, warp
 from stages.embed.encoder import Encoder
 from stages.evaluate.benchmarks import Images
 from stages.params import pick_device
-from stages.store import Shard, StoreError, cache_folder, file_digest, fingerprint, is_current, write_shard
+from stages.store import Shard, StoreError, cache_folder, decode, file_digest, fingerprint, is_current, write_shard
 from stages.train.backbones import SIZE, load_backbone, normalise
 
 BEYOND = 0.5  # of the image's longer side: landmarks of a profile may lie outside by less
@@ -180,18 +180,6 @@ def _threads() -> ThreadPoolExecutor:
 @cache
 def _detector() -> MTCNN:
     return MTCNN()
-
-
-def decode(encoded: bytes, name: str = "image") -> np.ndarray:
-    """Decode to [h, w, 3] uint8 RGB, twice as fast as Pillow.
-
-    Raises:
-        StoreError: not an image.
-    """
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
-    if image is None:
-        raise StoreError(f"{name}: does not decode as an image; fetch it again")
-    return image
 
 
 def short_side(image: np.ndarray, size: int) -> np.ndarray:

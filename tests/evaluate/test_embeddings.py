@@ -7,10 +7,9 @@ import torch
 from stages.align.warp import ARCFACE_POINTS
 from stages.evaluate import embeddings
 from stages.evaluate.benchmarks import Images, Landmarks
-from stages.evaluate.embeddings import Network, crop_mode, decode, embed, load, load_network, short_side
+from stages.evaluate.embeddings import Network, crop_mode, embed, load, load_network, short_side
 from stages.store import StoreError, encode
 from stages.train.backbones import load_backbone
-from tests.evaluate.conftest import jpeg
 
 
 def images(tmp_path, pictures, **more) -> Images:
@@ -130,14 +129,6 @@ def test_bin_images_of_another_size_are_scaled_by_their_short_side(tmp_path):
     assert short_side(np.zeros((50, 50, 3), np.uint8), 112).shape == (112, 112, 3)
     with pytest.raises(StoreError, match=r"0\.png: 149 x 112 px is not square"):
         load(images(tmp_path, pictures(1, 150, 200), aligned=True), [0], False)
-
-
-def test_decode():
-    picture = pictures(1)[0]
-    np.testing.assert_array_equal(decode(encode(picture)), picture)
-    for broken in (b"", b"\xff\xd8\xff", jpeg(0)[:10]):
-        with pytest.raises(StoreError, match=r"a\.jpg: does not decode"):
-            decode(broken, "a.jpg")
 
 
 def test_channel_order(backbone, tmp_path):

@@ -56,6 +56,49 @@ def test_histograms_are_shares(tmp_path, scored):
     assert read(tmp_path / "b.csv")[1][[-1, 0], [1, 2]].tolist() == [100, 100]
 
 
+def drawn(monkeypatch, draw, *arguments):
+    """The axes of a figure that is not written."""
+    figures = []
+    monkeypatch.setattr(plots, "_finish", lambda figure, path: figures.append(figure))
+    draw("unused.png", *arguments)
+    (axes,) = figures[0].axes
+    return axes
+
+
+@pytest.mark.parametrize("draw", [plots.draw_roc, plots.draw_det])
+def test_curves_show_the_error_rates_of_each_benchmark(monkeypatch, scored, draw):
+    scores, same = scored
+    curves = {"random": roc(scores, same), "turned": roc(-scores, same)}
+    axes = drawn(monkeypatch, draw, curves)
+    for line, (name, curve) in zip(axes.lines, curves.items(), strict=True):
+        far, tar, _ = roc_curve(same, scores if name == "random" else -scores)
+        det = draw is plots.draw_det
+        np.testing.assert_allclose(line.get_xdata(), far, atol=1e-12)
+        np.testing.assert_allclose(line.get_ydata(), 1 - tar if det else tar, atol=1e-12)
+        number = f"EER {100 * curve.eer():.2f}" if det else f"AUC {100 * curve.auc():.2f}"
+        assert line.get_label() == f"{name} ({number} %)"
+    assert axes.get_xscale() == "log"
+    assert axes.get_yscale() == ("log" if draw is plots.draw_det else "linear")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("FAR", "FRR" if draw is plots.draw_det else "TAR")
+
+
+def test_histograms_are_drawn_as_they_are_written(tmp_path, monkeypatch, scored):
+    plots.write_scores_csv(tmp_path / "a.csv", *scored)
+    _, rows = read(tmp_path / "a.csv")
+    axes = drawn(monkeypatch, plots.draw_scores, "random", *scored)
+    for patch, column, label in zip(axes.patches, (1, 2), ("genuine", "impostor"), strict=True):
+        np.testing.assert_allclose(patch.get_data().values, rows[:, column], atol=1e-3)
+        np.testing.assert_allclose(patch.get_data().edges[:-1], rows[:, 0], atol=1e-5)
+        assert patch.get_label() == label
+
+
+def test_a_drawing_has_its_legend(tmp_path, monkeypatch, scored):
+    figures = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    plots.draw_det(tmp_path / "a.png", {"random": roc(*scored)})
+    assert "random" in figures[0].axes[0].get_legend().get_texts()[0].get_text()
+
+
 def test_equal_numbers_give_equal_bytes(tmp_path, scored):
     curve = roc(*scored)
     for name in ("a", "b"):
@@ -77,6 +120,12 @@ def test_a_sheet_shows_each_pair(tmp_path):
         assert (sheet == colour).all(-1).sum() == area
     assert (sheet[16 + 10, 6 + 10] == (255, 0, 0)).all()
     assert (sheet[16 + 30, 6 + 10] == (0, 255, 0)).all()
+    assert (sheet[16 + 10, 6 + 26 + 10] == (0, 0, 255)).all()
+    below = 2 * 16 + 2 * 20 + 2 * 6
+    assert (sheet[below + 16 + 10, 6 + 10] == (0, 255, 0)).all()
+    assert (sheet[below + 16 + 30, 6 + 10] == (0, 0, 255)).all()
+    for top in (0, 16 + 40, below):  # title, scores, title
+        assert (sheet[top : top + 16] < 128).any()
 
 
 def test_a_sheet_of_nothing(tmp_path):

@@ -10,13 +10,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from stages.evaluate import evaluate_file, run
+from stages.evaluate.benchmarks import Images
 from stages.evaluate.embeddings import load_network
 from stages.evaluate.metrics import roc
 from stages.evaluate.pairs import accuracy
 from stages.evaluate.readers import read_benchmarks
-from stages.evaluate.stage import add_curve, power
+from stages.evaluate.stage import Scored, add_curve, hardest, power
 from stages.params import Evaluate, Params
-from stages.store import StoreError, decode
+from stages.store import StoreError, decode, encode
 from tests.evaluate.conftest import jpeg
 
 
@@ -99,6 +100,18 @@ def test_templates_by_hand(backbone, ijb):
     scores = np.array([templates[a] @ templates[b] for a, b in zip(benchmark.first, benchmark.second, strict=True)])
     found = evaluate_file(backbone, ijb)
     assert found["quality.auc"] == pytest.approx(100 * roc_auc_score(benchmark.same, scores), abs=0.0051)
+    curve = roc(scores, benchmark.same)
+    assert found["quality.tar@far=1e-1"] == round(100 * curve.tar_near_far(0.1)[0], 2)
+    exact = evaluate_file(backbone, ijb, params=Evaluate(nearest_far=False))
+    assert exact["quality.tar@far=1e-1"] == round(100 * curve.tar_at_far(0.1)[0], 2)
+    galleries, probes = benchmark.search.galleries, benchmark.search.probes
+    gallery = np.concatenate(galleries)
+    ranks = []
+    for template, subject in probes:
+        order = np.argsort([-templates[template] @ templates[other] for other in gallery[:, 0]])
+        ranks.append(1 + gallery[order, 1].tolist().index(subject))
+    assert found["quality.rank1"] == round(100 * np.mean(np.array(ranks) == 1), 2)
+    assert found["quality.rank5"] == 100
     other = evaluate_file(backbone, ijb, params=Evaluate(detector=False, norm=False))
     assert other["quality.variant"] == "N0D0F1"
 
@@ -109,6 +122,7 @@ def test_out_and_params(tmp_path, backbone, rfw, capsys):
     assert json.loads(out.read_text()) == numbers == json.loads(capsys.readouterr().out)
     accuracies = [numbers["groups.African"], numbers["groups.Asian"]]
     assert numbers["groups.mean"] == pytest.approx(np.mean(accuracies), abs=0.0051)
+    assert numbers["groups.std"] == pytest.approx(np.std(accuracies), abs=0.0051)
     assert numbers["groups.gap"] == pytest.approx(np.ptp(accuracies), abs=0.0051)
 
 
@@ -127,6 +141,40 @@ def test_all_genuine_has_an_accuracy_and_no_curve():
     numbers = {}
     add_curve(numbers, "a", roc(np.arange(5.0), np.ones(5, bool)), [0.1], lambda far: (0.0, 0.0))
     assert numbers == {}
+
+
+@pytest.mark.parametrize(("far", "measured"), [(0.1, True), (0.09, False)])
+def test_a_far_is_measured_from_one_impostor_pair_on(far, measured):
+    numbers = {}
+    curve = roc(np.arange(20.0), np.arange(20) % 2 == 0)
+    add_curve(numbers, "a", curve, [far], curve.tar_at_far)
+    assert (f"a.tar@far={power(far)}" in numbers) == measured
+    if measured:
+        assert numbers["a.tar@far=1e-1"] == 100 * curve.tar_at_far(far)[0]
+
+
+def scored_by(scores, same):
+    """Scored pairs of pictures that show their own numbers: pair k is of the images 2k and 2k + 1."""
+    images = [encode(np.full((112, 112, 3), number, np.uint8)) for number in range(2 * len(scores))]
+    shown = Images([str(n) for n in range(len(images))], images.__getitem__, "digest", aligned=True)
+    numbers = np.arange(len(scores))
+    return Scored(scores, same, shown, 2 * numbers, 2 * numbers + 1, roc(scores, same))
+
+
+def test_the_hardest_pairs():
+    scores = np.random.default_rng(0).permutation(60) / 100
+    same = np.arange(60) % 3 == 0
+    sheet = hardest(scored_by(scores, same))
+    wanted = {
+        "hardest genuine pairs": sorted(np.flatnonzero(same), key=lambda pair: scores[pair])[:10],
+        "hardest impostor pairs": sorted(np.flatnonzero(~same), key=lambda pair: -scores[pair])[:10],
+    }
+    assert list(sheet) == list(wanted)
+    for title, pairs in wanted.items():
+        shown = [(int(left[0, 0, 0]) // 2, int(right[0, 0, 0]) // 2, score) for left, right, score in sheet[title]]
+        assert shown == [(pair, pair, scores[pair]) for pair in pairs]
+        assert all(left[0, 0, 0] + 1 == right[0, 0, 0] for left, right, _ in sheet[title])
+    assert list(hardest(scored_by(scores, np.ones(60, bool)))) == ["hardest genuine pairs"]
 
 
 def test_power():

@@ -1,8 +1,10 @@
 import hashlib
+import io
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stages.store import Shard, StoreError, decode, emptied, encode, fingerprint, is_current, replacing, write_shard
 
@@ -97,6 +99,22 @@ def test_broken_shards_and_images_name_themselves(tmp_path):
             shard.image(0)
         with pytest.raises(StoreError, match="no column 'y'"):
             shard["y"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+@pytest.mark.parametrize("codec", ["PNG", "JPEG", "WEBP"])
+def test_pixels_are_pillows(codec, mode):
+    if codec == "JPEG" and mode in ("P", "RGBA"):
+        pytest.skip("JPEG has no such images")
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((70, 51)).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, codec, lossless=True)
+    found = decode(file.getvalue())
+    np.testing.assert_array_equal(found, np.asarray(Image.open(file).convert("RGB")))
+    for share in (0, 0.5, 0.99):
+        with pytest.raises(StoreError, match=r"a\.img: does not decode"):
+            decode(file.getvalue()[: int(share * len(file.getvalue()))], "a.img")
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
