@@ -3,7 +3,7 @@
 | path | what it is | identity | sample | by |
 |---|---|---|---|---|
 | folder of `*.h5` | this project's shards | a column | a column | `shards` |
-| `train.rec`, or the folder that holds it | InsightFace's, with `train.idx` | label | the record's key | `records` |
+| `<name>.rec`, or the folder that holds it | InsightFace's, with `<name>.idx` | label | the record's key | `records` |
 | `<name>.lmdb` | HSFace's, MessagePack pairs of image and label | label | place in its list | `database` |
 | zip, or folder of images | `<identity>/<image>` | rank of the folder | rank in the folder | `archive` |
 
@@ -18,8 +18,6 @@ from typing import Protocol
 import numpy as np
 
 from stages.store import StoreError
-
-MAIN_RECORD = "train.rec"
 
 
 class TrainingSet(Protocol):
@@ -51,10 +49,13 @@ def read_training_set(path: Path) -> TrainingSet:
         from stages.train.readers.database import Database
 
         return Database(path)
-    if path.suffix == ".rec" or (path / MAIN_RECORD).is_file():
+    records = [path] if path.suffix == ".rec" else sorted(path.glob("*.rec"))
+    if len(records) > 1:
+        raise StoreError(f"{path}: holds {', '.join(p.name for p in records)}; point train.data to one of them")
+    if records:
         from stages.train.readers.records import Records
 
-        return Records(path if path.suffix == ".rec" else path / MAIN_RECORD)
+        return Records(records[0])
     if any(path.glob("*.h5")):
         from stages.train.readers.shards import Shards
 

@@ -1,4 +1,4 @@
-"""InsightFace's training sets: `train.rec`, images in MXNet's RecordIO, and `train.idx`, where each record begins.
+"""InsightFace's training sets: a `.rec`, images in MXNet's RecordIO, and its `.idx`, where each record begins.
 
 A record is a magic number, a word of 3 bits of kind and 29 of length, and the content, padded to 4 bytes; content that
 holds the magic number where a word begins is split there into parts. The content is a header (flag, label float32, two

@@ -65,6 +65,16 @@ def test_square_images_of_another_size_are_scaled(tmp_path):
         FaceDataset(tmp_path)
 
 
+def test_a_folder_holds_one_rec(tmp_path):
+    write_faces(tmp_path).rename(tmp_path / "file.rec")
+    (tmp_path / "train.idx").rename(tmp_path / "file.idx")
+    (tmp_path / "lfw.bin").write_bytes(b"a benchmark")
+    assert len(FaceDataset(tmp_path)) == 6
+    (tmp_path / "other.rec").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"holds file\.rec, other\.rec; point train\.data to one"):
+        read_training_set(tmp_path)
+
+
 def test_nothing_there(tmp_path):
     for name in ("none", "none.zip", "none.rec", "none.lmdb"):
         with pytest.raises(StoreError, match=f"{name}: no training set; run `r2r align`"):
