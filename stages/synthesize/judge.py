@@ -64,7 +64,7 @@ class Judge:
     def __call__(
         self, transfer: Transfer, identities: Sequence[int], source: Images, generated: Images
     ) -> dict[str, float | int]:
-        """Judge some identities' images; a figure that needs two images or identities is left out where there is one.
+        """Judge the images of two or more identities; a figure that needs two images is left out where there is one.
 
         - identity_consistency: cosine of an image to the vector it was asked for with, in this encoder's space: the
           same walk between its embeddings of the same source images. The domain gap is no part of that vector.
@@ -85,27 +85,16 @@ class Judge:
         with workers, tqdm(workers.map(one, identities), "judge", len(identities), unit=" identities") as results:
             before, after, consistency = (list(column) for column in zip(*results, strict=True))
             target = self._target(sum(len(seen.embeddings) for seen in after), workers)
-        scale = np.maximum(target.looks.std(axis=0), 1e-3)  # a statistic may be the same in all of them
-        domains = {"": after, "source_": before}
-        clouds = {name: joined(some) for name, some in domains.items()}
-        count = min(len(cloud.embeddings) for cloud in (*clouds.values(), target))
-        figures: dict[str, float] = {}
-        for name, some in domains.items():
-            own = np.concatenate(consistency if some is after else [others_cosines(seen.embeddings) for seen in some])
-            figures |= {
-                f"{name}identity_consistency": float(own.mean()),
-                **{f"{name}{key}": value for key, value in separation(some).items()},
-                f"{name}diversity": float(np.mean([diversity(seen.embeddings) for seen in some])),
-                f"{name}pixel_diversity": clouds[name].spread,
-                f"{name}frechet_to_target": _distance(clouds[name].embeddings, target.embeddings, count),
-                f"{name}look_to_target": _distance(clouds[name].looks / scale, target.looks / scale, count),
-                f"{name}without_face": clouds[name].without_face,
-            }
-        return {"judged_identities": len(identities), "judged_images": len(clouds[""].embeddings)} | {
-            name: value if isinstance(value, int) else round(value, 4)
-            for name, value in figures.items()
-            if math.isfinite(value)
+        count = min(sum(len(seen.embeddings) for seen in some) for some in (before, after, [target]))
+        made = figures(after, np.concatenate(consistency), target, count)
+        given = figures(before, np.concatenate([others_cosines(seen.embeddings) for seen in before]), target, count)
+        numbers: dict[str, float | int] = {
+            "judged_identities": len(identities),
+            "judged_images": sum(len(seen.embeddings) for seen in after),
         }
+        for name in made:
+            numbers |= {name: made[name], f"source_{name}": given[name]}
+        return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}
 
     def see(self, images: Sequence[np.ndarray]) -> Seen:
         """Align and embed images [h, w, 3] uint8 RGB of any sizes."""
@@ -123,6 +112,31 @@ class Judge:
             return self.see([decode(self.target.encoded(name), f"target.zip: {name}") for name in part.tolist()])
 
         return joined(list(workers.map(some, np.array_split(names, -(-len(names) // BATCH)))))
+
+
+def figures(people: Sequence[Seen], own: np.ndarray, target: Seen, count: int) -> dict[str, float | int]:
+    """What `Judge` says of one domain.
+
+    Args:
+        people: the images of each identity.
+        own: [n], cosine of each image to the vector of its identity.
+        target: the target images.
+        count: images of each domain that the distances compare, evenly from all.
+    """
+    whole = joined(people)
+    scale = np.maximum(target.looks.std(axis=0), 1e-3)  # a statistic may be the same in all of them
+    pairs = {
+        "frechet_to_target": (whole.embeddings, target.embeddings),
+        "look_to_target": (whole.looks / scale, target.looks / scale),
+    }
+    return {
+        "identity_consistency": float(own.mean()),
+        **separation(people),
+        "diversity": float(np.mean([diversity(seen.embeddings) for seen in people])),
+        "pixel_diversity": whole.spread,
+        **{name: frechet(_evenly(a, count), _evenly(b, count)) for name, (a, b) in pairs.items()},
+        "without_face": whole.without_face,
+    }
 
 
 def look(images: np.ndarray) -> np.ndarray:
@@ -173,11 +187,11 @@ def others_cosines(embeddings: np.ndarray) -> np.ndarray:
 
 
 def separation(identities: Sequence[Seen]) -> dict[str, float]:
-    """Mean and largest cosine between the prototypes of two identities; NaN of a single one."""
+    """Mean and largest cosine between the prototypes of two identities."""
     prototypes = np.stack([seen.embeddings.mean(axis=0) for seen in identities])
     prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
     pairs = (prototypes @ prototypes.T)[np.triu_indices(len(prototypes), 1)]
-    return {"impostor_mean": float(pairs.mean()), "impostor_max": float(pairs.max())} if len(pairs) else {}
+    return {"impostor_mean": float(pairs.mean()), "impostor_max": float(pairs.max())}
 
 
 def diversity(embeddings: np.ndarray) -> float:
@@ -189,11 +203,6 @@ def diversity(embeddings: np.ndarray) -> float:
 
 def _read(images: Images, identity: int) -> list[np.ndarray]:
     return [images.read(identity, sample) for sample in images.samples(identity)]
-
-
-def _distance(a: np.ndarray, b: np.ndarray, count: int) -> float:
-    """Squared Fréchet distance of `count` rows of each."""
-    return frechet(_evenly(a, count), _evenly(b, count))
 
 
 def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
