@@ -1,8 +1,11 @@
 """Crops, views and the cache."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from stages.align.warp import ARCFACE_POINTS
 from stages.evaluate import embeddings
@@ -66,6 +69,14 @@ def test_the_cache_answers_for_the_same_network_images_and_crop_only(tmp_path):
         assert spy.calls > before
 
 
+def test_the_bar_counts_images_that_are_in_the_cache(tmp_path):
+    shown = images(tmp_path, pictures(3), aligned=True)
+    for _ in range(2):
+        with tqdm(disable=False, file=io.StringIO()) as bar:
+            embed(Spy().network, shown, flip=False, align=False, batch_size=2, bar=bar)
+            assert bar.n == 3
+
+
 def test_a_damaged_cache_is_computed_again(tmp_path, cache):
     spy, shown = Spy(), images(tmp_path, pictures(2), aligned=True)
     first = embed(spy.network, shown, flip=False, align=False, batch_size=2)
@@ -126,7 +137,11 @@ def test_landmarks_outside(tmp_path, shift, broken):
 
 def test_bin_images_of_another_size_are_scaled_by_their_short_side(tmp_path):
     assert short_side(np.zeros((224, 224, 3), np.uint8), 112).shape == (112, 112, 3)
-    assert short_side(np.zeros((50, 50, 3), np.uint8), 112).shape == (112, 112, 3)
+    for size in range(30, 300, 7):
+        assert short_side(np.zeros((size, size, 3), np.uint8), 112).shape == (112, 112, 3)
+    assert short_side(np.zeros((100, 112, 3), np.uint8), 112).shape == (100, 112, 3)  # the width has it
+    ramp = np.tile(np.uint8(4 * np.arange(56))[None, :, None], (56, 1, 3))
+    np.testing.assert_array_equal(short_side(ramp, 112)[56, 8:104, 0], 2 * np.arange(8, 104) - 1)
     with pytest.raises(StoreError, match=r"0\.png: 149 x 112 px is not square"):
         load(images(tmp_path, pictures(1, 150, 200), aligned=True), [0], False)
 

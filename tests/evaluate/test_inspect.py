@@ -1,5 +1,7 @@
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from stages.evaluate.inspect import describe
@@ -68,6 +70,19 @@ def test_onnx(tmp_path, backbone):
     assert found["format"] == "ONNX"
     assert found["inputs"] == "data [1, 3, 112, 112]"
     assert found["channels"] == "rgb, (x - 127.5) / 127.5"
+
+
+def test_an_onnx_encoder_that_normalises_itself(tmp_path):
+    value, node = helper.make_tensor_value_info, helper.make_node
+    weights = [helper.make_tensor(name, TensorProto.FLOAT, [1, 3, 1, 1], [127.5] * 3) for name in ("mean", "scale")]
+    inputs = [value("data", TensorProto.FLOAT, ["n", 3, 112, 112]), value("mean", TensorProto.FLOAT, [1, 3, 1, 1])]
+    nodes = [node("Sub", ["data", "mean"], ["a"]), node("Mul", ["a", "scale"], ["b"])]
+    graph = helper.make_graph(nodes, "g", inputs, [value("b", TensorProto.FLOAT, ["n", 3, 112, 112])], weights)
+    onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
+    found = facts(tmp_path / "a.onnx")
+    assert found["inputs"] == "data ['n', 3, 112, 112]"
+    assert found["channels"] == "rgb, 0 to 255: it normalises itself"
+    assert (found["nodes"], found["parameters"]) == ("2", "6")
 
 
 class Evil:

@@ -146,6 +146,16 @@ def test_other_contents(tmp_path, value, message):
         read_bin(write(tmp_path / "a.bin", value))
 
 
+def test_the_digest_and_names_are_of_the_whole_file(tmp_path):
+    found = read_bin(write(tmp_path / "a.bin", (IMAGES, LABELS)))
+    other = read_bin(write(tmp_path / "b.bin", (IMAGES, [*LABELS[:-1], not LABELS[-1]])))
+    assert found.images.digest != other.images.digest
+    assert found.images.digest == read_bin(write(tmp_path / "c.bin", (IMAGES, LABELS))).images.digest
+    for side, images in ((found.first, IMAGES[::2]), (found.second, IMAGES[1::2])):
+        for number, image in zip(side, images, strict=True):
+            assert found.images.names[number] == f"{tmp_path}/a.bin, image {IMAGES.index(image)}"
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(StoreError, match="not found"):
         read_bin(tmp_path / "a.bin")

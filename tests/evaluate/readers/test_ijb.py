@@ -22,6 +22,21 @@ def test_rows_are_joined_by_name(ijb):
     assert found.same.sum() == 3
 
 
+def test_landmarks_are_joined_by_name(ijb):
+    path = ijb / "meta/ijbx_name_5pts_score.txt"
+    rows = path.read_text().splitlines()
+    lines(path, [row.replace(" 38.3 ", f" {number}.5 ") for number, row in enumerate(rows, 1)])
+    images = read_ijb(ijb).images
+    for name, points in zip(images.names, images.landmarks.points, strict=True):
+        assert points[0, 0] == float(f"{name.split('.')[0]}.5")
+
+
+def test_the_galleries_of_ijb_b_are_s1_and_s2(ijb):
+    for number in (1, 2):
+        (ijb / f"meta/ijbx_1N_gallery_G{number}.csv").rename(ijb / f"meta/ijbx_1N_gallery_S{number}.csv")
+    assert len(read_ijb(ijb).search.galleries) == 2
+
+
 def test_search_protocol(ijb):
     search = read_ijb(ijb).search
     assert [gallery.tolist() for gallery in search.galleries] == [[[10, 1]], [[12, 2], [13, 3]]]
@@ -58,6 +73,10 @@ def test_broken_lines_are_named(ijb, file, old, new, message):
 
 
 def test_missing_files(ijb):
+    lines(ijb / "meta/ijby_face_tid_mid.txt", ["1.jpg 1 1"])
+    with pytest.raises(StoreError, match=r"meta: 2 files \*_face_tid_mid\.txt, where one"):
+        read_ijb(ijb)
+    (ijb / "meta/ijby_face_tid_mid.txt").unlink()
     (ijb / "loose_crop/4.jpg").unlink()
     with pytest.raises(StoreError, match=r"1 of 17 images are missing, first 4\.jpg"):
         read_ijb(ijb)

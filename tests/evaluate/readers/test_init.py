@@ -10,6 +10,7 @@ from tests.evaluate.conftest import jpeg, lines
 
 def test_a_folder_of_benchmarks(bin_file, ijb, rfw):
     (bin_file.parent / "random.json").write_text("{}")  # the card of the embedded world
+    (bin_file.parent / ".DS_Store").write_bytes(b"of a file browser")
     found = read_benchmarks(bin_file.parent)
     assert [(part.name, type(part)) for part in found] == [
         ("groups", Groups),
@@ -25,6 +26,18 @@ def test_a_folder_with_its_pairs(tmp_path):
     lines(tmp_path / "lfw/pairs.txt", ["1 1", "A 1 2", "A 1 B 1"])
     (found,) = read_benchmarks(tmp_path / "lfw")
     assert found.name == "lfw"
+
+
+def test_cfps_own_folders(tmp_path):
+    for letter in "FP":
+        lines(tmp_path / f"cfp/Protocol/Pair_list_{letter}.txt", [f"{n} ../Data/{letter}{n}.jpg" for n in (1, 2)])
+        for n in (1, 2):
+            (tmp_path / "cfp/Data").mkdir(exist_ok=True)
+            (tmp_path / f"cfp/Data/{letter}{n}.jpg").write_bytes(jpeg(n))
+    for protocol in ("FF", "FP"):
+        for kind in ("same", "diff"):
+            lines(tmp_path / f"cfp/Protocol/Split/{protocol}/01/{kind}.txt", ["1,2"])
+    assert [found.name for found in read_benchmarks(tmp_path / "cfp")] == ["cfp_ff", "cfp_fp"]
 
 
 def test_what_is_no_benchmark(tmp_path, bin_file):

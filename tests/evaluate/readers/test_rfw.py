@@ -69,6 +69,12 @@ def test_broken_lines_are_named(rfw, file, old, new, message):
         read_rfw(rfw)
 
 
+def test_no_group(tmp_path):
+    (tmp_path / "txts").mkdir()
+    with pytest.raises(StoreError, match="txts: holds no group"):
+        read_rfw(tmp_path)
+
+
 def test_missing_image(rfw):
     (rfw / "data/African/m.Af3/m.Af3_0002.jpg").unlink()
     with pytest.raises(StoreError, match=r"images are missing, first data/African/m\.Af3/m\.Af3_0002\.jpg"):

@@ -29,6 +29,12 @@ def test_broken_lines_are_named(tmp_path, content, message):
         read_rows(tmp_path / "a.txt", (2,))
 
 
+def test_the_heading_counts_as_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("heading\na b\nc\n")
+    with pytest.raises(StoreError, match="line 3: 1 fields"):
+        read_rows(tmp_path / "a.txt", (2,), skip=1)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(StoreError, match=r"a\.txt: not found"):
         read_rows(tmp_path / "a.txt", (2,))
