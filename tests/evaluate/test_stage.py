@@ -15,7 +15,8 @@ from stages.evaluate.embeddings import load_network
 from stages.evaluate.metrics import roc
 from stages.evaluate.pairs import accuracy
 from stages.evaluate.readers import read_benchmarks
-from stages.evaluate.stage import Scored, add_curve, hardest, power
+from stages.evaluate.stage import Scored, add_curve, hardest, measure, power
+from stages.evaluate.templates import identify
 from stages.params import Evaluate, Params
 from stages.store import StoreError, decode, encode
 from tests.evaluate.conftest import jpeg
@@ -47,7 +48,7 @@ def test_run_writes_numbers_and_plots_and_a_second_run_the_same(root, cache):
     assert {path.stem for path in (root / "plots/pairs").iterdir()} == names
     of_one = {path: path.read_bytes() for path in root.glob("plots/*/*")}
     assert (root / "plots/roc.png").is_file()
-    assert (root / "plots/det.png").is_file()
+    assert (root / "plots/det.png").read_bytes() != (root / "plots/roc.png").read_bytes()
 
     shutil.rmtree(cache)
     (root / "data/benchmarks/random.bin").unlink()
@@ -112,6 +113,15 @@ def test_templates_by_hand(backbone, ijb):
         ranks.append(1 + gallery[order, 1].tolist().index(subject))
     assert found["quality.rank1"] == round(100 * np.mean(np.array(ranks) == 1), 2)
     assert found["quality.rank5"] == 100
+    apart = evaluate_file(backbone, ijb, params=Evaluate(search="galleries"))
+    vectors = [(np.stack([templates[t] for t in part[:, 0]]), part[:, 1]) for part in (*galleries, probes)]
+    by_hand = identify(*vectors[-1], vectors[:-1], "galleries")
+    assert apart["quality.tpir@fpir=1e-1"] == round(100 * by_hand.tpir[1e-1], 2)
+    assert apart["quality.rank1"] == round(100 * by_hand.rank[1], 2)
+    _, scored = measure(load_network(backbone), [benchmark], Evaluate())
+    for side, wanted in (("first", benchmark.first), ("second", benchmark.second)):
+        shown = getattr(scored["quality"], side)  # an image of each template stands for it
+        assert all((benchmark.template[benchmark.image == i] == t).any() for i, t in zip(shown, wanted, strict=True))
     other = evaluate_file(backbone, ijb, params=Evaluate(detector=False, norm=False))
     assert other["quality.variant"] == "N0D0F1"
 
