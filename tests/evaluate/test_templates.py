@@ -188,6 +188,15 @@ def test_a_mate_that_ties_ranks_in_the_order_of_the_gallery():
     assert identify(probe, np.array([2]), [(gallery, np.array([1, 2, 3]))]).rank == {1: 0, 5: 1}
 
 
+def test_a_mate_that_ties_with_the_threshold_is_not_found():
+    gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    found = identify(gallery[:1], np.array([7]), [(gallery, np.array([7, 8, 9]))])
+    assert found.tpir == {1e-2: 0.0, 1e-1: 0.0}
+    assert found.rank == {1: 1.0, 5: 1.0}
+    found = identify(gallery[:1], np.array([7]), [(gallery[[0, 2]], np.array([7, 9]))])
+    assert found.tpir == {1e-2: 1.0, 1e-1: 1.0}
+
+
 def test_broken_searches(search):
     probes, subjects, galleries = search
     vectors, names = galleries[0]
