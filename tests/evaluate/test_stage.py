@@ -102,9 +102,11 @@ def test_templates_by_hand(backbone, ijb):
     found = evaluate_file(backbone, ijb)
     assert found["quality.auc"] == pytest.approx(100 * roc_auc_score(benchmark.same, scores), abs=0.0051)
     curve = roc(scores, benchmark.same)
-    assert found["quality.tar@far=1e-1"] == round(100 * curve.tar_near_far(0.1)[0], 2)
-    exact = evaluate_file(backbone, ijb, params=Evaluate(nearest_far=False))
-    assert exact["quality.tar@far=1e-1"] == round(100 * curve.tar_at_far(0.1)[0], 2)
+    rates = np.linspace(0.1, 0.9, 81)  # of which one tells the two ways of reading apart
+    far = next(float(far) for far in rates if curve.tar_near_far(far)[0] != curve.tar_at_far(far)[0])
+    for nearest, tar in ((True, curve.tar_near_far(far)[0]), (False, curve.tar_at_far(far)[0])):
+        numbers = evaluate_file(backbone, ijb, params=Evaluate(far=(far,), nearest_far=nearest))
+        assert numbers[f"quality.tar@far={power(far)}"] == round(100 * tar, 2)
     galleries, probes = benchmark.search.galleries, benchmark.search.probes
     gallery = np.concatenate(galleries)
     ranks = []
