@@ -14,7 +14,7 @@ from tests.fetch.server import Server
 from tests.test_pipeline import ROOT, Checkout
 from tests.transfer.arc2face import tiny
 
-LICENSES = "R-UDA-1.0,CC-BY-NC-SA-4.0,CreativeML-OpenRAIL-M,research-only"
+LICENSES = "R-UDA-1.0,CC-BY-NC-SA-4.0,CreativeML-OpenRAIL-M,research-only,insightface-non-commercial"
 # Sizes turned down, and nothing else, but for two: the small generator's images have no face, so they are kept without
 # one; and `fetch.mirror` is the server.
 SIZES = (
@@ -62,6 +62,7 @@ def publisher(tmp_path_factory):
     )
     layouts.generator(folder, tiny.pipeline(width=256), tiny.LENGTH)
     shutil.copy(ROOT / "stages/embed/encoder.onnx", folder / "hub/FoivosPar/Arc2Face/arcface.onnx")
+    layouts.antelope(folder / "archives/antelopev2.zip", ROOT / "stages/embed/second.onnx")
     with Server(folder) as server:
         yield server
 

@@ -113,6 +113,13 @@ def rec(picture: Picture = noise, people: int = 2, images: int = 3) -> tuple[byt
     return records, index
 
 
+def antelope(path: Path, network: Path) -> None:
+    """insightface's antelopev2, with this ArcFace network and no real detector."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(network, "antelopev2/glintr100.onnx")
+        archive.writestr("antelopev2/scrfd_10g_bnkps.onnx", b"no detector")
+
+
 def generator(folder: Path, made: Any, length: int) -> None:
     """Arc2Face's and Stable Diffusion 1.5's repositories on the hub, of a pipeline's parts."""
     parts, arc2face, sd15 = folder / "parts", folder / "hub/FoivosPar/Arc2Face", folder / f"hub/{SD15}"
