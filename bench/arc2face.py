@@ -22,23 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from pretrain.generator import Training, create_denoiser, create_tokenizer, create_vae
 from stages.transfer.arc2face import PRECISIONS, Arc2FacePipeline
-
-SD15_UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
-SD15_VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "sample_size": 512,
-}
-SD15_TEXT = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-}
+from tests.transfer.arc2face.tiny import SD15_TEXT, SD15_UNET, SD15_VAE
 
 
 def create(sd15: bool, device: str, dtype: torch.dtype) -> Arc2FacePipeline:

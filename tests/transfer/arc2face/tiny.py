@@ -15,7 +15,7 @@ DIMENSION = 12  # of an identity vector
 WIDTH = 16
 LENGTH = 8  # tokens
 WORDS = ("photo", "of", "a", "id", "person")
-# Stable Diffusion 1.5's scheduler_config.json, which has no timestep_spacing.
+# Stable Diffusion 1.5
 SD15_UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
 SD15_VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -32,6 +32,7 @@ SD15_TEXT = {
     "num_attention_heads": 12,
     "max_position_embeddings": 77,
 }
+# scheduler_config.json as published, which has no timestep_spacing
 SD15_SCHEDULER = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
