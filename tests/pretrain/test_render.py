@@ -30,7 +30,7 @@ def render(monkeypatch, tmp_path):
 
 
 def test_a_person_stands_in_both_looks_under_one_number(render):
-    render.main("pretrain", identities=2, images_per_look=1, seed=0)
+    render.main("pretrain", Path("data/align"), identities=2, images_per_look=1, seed=0)
     with Shard(Path("data/align/00000.h5")) as shard:
         assert shard["identity"].tolist() == [0, 0, 1, 1]
         assert shard["sample"].tolist() == [0, 1, 0, 1]
@@ -42,10 +42,21 @@ def test_a_person_stands_in_both_looks_under_one_number(render):
 
 
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(render):
-    render.main("pretrain", identities=4, images_per_look=1, seed=0)
+    render.main("pretrain", Path("data/align"), identities=4, images_per_look=1, seed=0)
     whole = [path.read_bytes() for path in sorted(Path("data/align").iterdir())]
     Path("data/align/00001.h5").unlink()
     render.rendered.clear()
-    render.main("pretrain", identities=4, images_per_look=1, seed=0)
+    render.main("pretrain", Path("data/align"), identities=4, images_per_look=1, seed=0)
     assert np.unique([portrait.identity % 10_000_000 for portrait in render.rendered]).tolist() == [2, 3]
     assert [path.read_bytes() for path in sorted(Path("data/align").iterdir())] == whole
+
+
+def test_one_look_alone_starts_at_sample_0(render):
+    render.main("generator", Path("out"), identities=2, images_per_look=2, looks="camera")
+    with Shard(Path("out/00000.h5")) as shard:
+        assert shard["identity"].tolist() == [0, 0, 1, 1]
+        assert shard["sample"].tolist() == [0, 1, 0, 1]
+    assert [(portrait.look, portrait.identity) for portrait in render.rendered] == [
+        ("camera", 50_000_000),
+        ("camera", 50_000_001),
+    ]
