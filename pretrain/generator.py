@@ -33,7 +33,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stages.embed.encoder import Encoder
 from stages.store import Shard, StoreError, decode, fingerprint, is_current, replacing, write_shard
-from stages.transfer.arc2face.pipeline import PROMPT, Arc2FacePipeline, text_states
+from stages.transfer.arc2face.pipeline import PLACEHOLDER, PROMPT, Arc2FacePipeline, text_states
 from stages.transfer.arc2face.sampling import seed_of
 
 VAE_KNOBS = ("size", "latent_channels", "warmup", "kl", "ema", "bf16", "seed")  # beside its own
@@ -103,14 +103,14 @@ def read_faces(folder: Path, encoder: Path, cache: Path) -> Faces:
     paths = sorted(folder.glob("*.h5"))
     if not paths:
         raise StoreError(f"{folder}: no image shards")
-    network = Encoder(encoder)
+    network, encoder_stamp = Encoder(encoder), fingerprint(encoder)
     images: list[bytes] = []
     names, people, vectors, stamps = [], [], [], []
     for path in tqdm(paths, desc="embed", unit=" shards"):
         with Shard(path) as shard:
             encoded = [shard.encoded(row) for row in range(len(shard))]
             people.append(shard["identity"])
-            stamps.append(fingerprint(shard.fingerprint, encoder))
+            stamps.append(fingerprint(shard.fingerprint, encoder_stamp))
         name = [f"{path}, row {row}" for row in range(len(encoded))]
         if not is_current(cache / path.name, stamps[-1]):
             pixels = np.stack([decode(image, its_name) for image, its_name in zip(encoded, name, strict=True)])
@@ -333,7 +333,7 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
         torch.tensor(tokenizer(text, padding="max_length", max_length=LENGTH).input_ids, device=device)
         for text in (PROMPT, "")
     )
-    placeholder = tokenizer.encode("id", add_special_tokens=False)[0]
+    placeholder = tokenizer.encode(PLACEHOLDER, add_special_tokens=False)[0]
 
     def denoiser_loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = batch_rows(count, training.batch_size, step, training.seed, "denoiser")
