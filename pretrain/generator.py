@@ -188,6 +188,21 @@ def create_denoiser(training: Training, tokenizer: CLIPTokenizer, dimension: int
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The VAE of a generator's folder."""
+    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+
+
+def load_denoiser(folder: Path) -> nn.ModuleDict:
+    """The UNet and the text encoder of a generator's folder."""
+    return nn.ModuleDict(
+        {
+            "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        }
+    )
+
+
 def pyramid_l1(output: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:
     """L1 distance of the Laplacian pyramids of [n, 3, h, w]: plain L1 lets fine detail blur, as it weighs little."""
     error = output - target
@@ -236,7 +251,7 @@ def fit(
         StoreError: the checkpoint is of another training.
     """
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = [parameter.detach().clone() for parameter in parameters]
     losses: list[float] = []
     if checkpoint.is_file():
@@ -282,13 +297,16 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> Arc2FacePipeline:
+def train(
+    faces: Faces, training: Training, out: Path, start: Path | None = None, device: str = "cpu"
+) -> Arc2FacePipeline:
     """Train the VAE, then the UNet with the text encoder, and save the pipeline to `out/generator`.
 
     Args:
         faces: images and identity vectors.
-        training: sizes and schedules.
+        training: sizes and schedules; with no steps of its own the VAE stays as it is.
         out: the folder of results and checkpoints.
+        start: a generator's folder whose weights, and their sizes, the training starts from; random weights without.
         device: of torch.
 
     Returns:
@@ -299,9 +317,11 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
     of_vae = {name: value for name, value in asdict(training).items() if name.startswith("vae") or name in VAE_KNOBS}
     mixed = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": training.bf16}
     count = len(faces.images)
+    origin = [fingerprint(path) for path in sorted(start.rglob("*.safetensors"))] if start else []
 
     torch.manual_seed(seed_of(training.seed, "vae"))
-    vae: Any = create_vae(training).to(device)
+    vae: Any = load_vae(start) if start else create_vae(training)
+    vae.to(device)
 
     def vae_loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = batch_rows(count, training.vae_batch_size, step, training.seed, "vae")
@@ -314,7 +334,7 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
             output = vae.decode(posterior.sample(generator)).sample
         return pyramid_l1(output.float(), pixels) + training.kl * posterior.kl().float().mean()
 
-    current = fingerprint(of_vae, faces.fingerprint)
+    current = fingerprint(of_vae, faces.fingerprint, origin)
     vae_losses = fit(vae, vae_loss, training.vae_steps, training.vae_lr, training, out / "vae.pt", current)
     latents = encode_all(vae, faces, training)
     mean, std = latents.mean().item(), latents.std().item()
@@ -323,7 +343,8 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
 
     torch.manual_seed(seed_of(training.seed, "denoiser"))
     tokenizer = create_tokenizer()
-    model = create_denoiser(training, tokenizer, faces.vectors.shape[1]).to(device)
+    model = load_denoiser(start) if start else create_denoiser(training, tokenizer, faces.vectors.shape[1])
+    model.to(device)
     noising = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=training.prediction
     )
@@ -353,7 +374,7 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
         error = (output.float() - goal.to(device)).square().mean(dim=(1, 2, 3))
         return (weight[time].to(device) * error).mean()
 
-    current = fingerprint(training, faces.fingerprint)
+    current = fingerprint(training, faces.fingerprint, origin)
     losses = fit(model, denoiser_loss, training.steps, training.lr, training, out / "denoiser.pt", current)
 
     scheduler = DPMSolverMultistepScheduler.from_config(noising.config)
@@ -369,7 +390,8 @@ def train(faces: Faces, training: Training, out: Path, device: str = "cpu") -> A
             for name, part in pipeline.components.items()
             if isinstance(part, nn.Module)
         },
-        "vae_loss": float(np.mean(vae_losses[-100:])),
+        "start": origin,
+        "vae_loss": float(np.mean(vae_losses[-100:])) if vae_losses else None,
         "loss": float(np.mean(losses[-100:])),
         "seconds": round(time.perf_counter() - began),
     }
@@ -425,8 +447,10 @@ def main(
     images: Annotated[Path, typer.Option(help="Folder of shards of aligned images.")],
     encoder: Annotated[Path, typer.Option(help="ONNX file of the identity encoder.")],
     out: Annotated[Path, typer.Option(help="Folder of results and checkpoints.")],
+    start: Annotated[Path | None, typer.Option(help="Folder of a generator to go on from.")] = None,
     vae_steps: int = Training.vae_steps,
     steps: int = Training.steps,
+    lr: float = Training.lr,
     seed: int = Training.seed,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     threads: int = 2,
@@ -434,8 +458,8 @@ def main(
     """Train the embedded world's generator; `Training` states the other sizes."""
     torch.set_num_threads(threads)
     faces = read_faces(images, encoder, out / "embed")
-    training = Training(vae_steps=vae_steps, steps=steps, seed=seed)
-    pipeline = train(faces, training, out, device)
+    training = Training(vae_steps=vae_steps, steps=steps, lr=lr, seed=seed)
+    pipeline = train(faces, training, out, start, device)
     sheet(pipeline, faces, training, out / "samples.png")
 
 

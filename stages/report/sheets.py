@@ -17,10 +17,17 @@ from stages.store import Shard, StoreError, decode
 TILE, GAP = 96, 2  # px
 
 
-def chosen_identities(path: Path, count: int) -> list[int]:
-    """`count` of filter's chosen identities, evenly from the farthest from its nearest other to the closest."""
+def chosen_identities(path: Path, count: int | None = None) -> list[int]:
+    """Filter's chosen identities, from the farthest from its nearest other to the closest; evenly `count` of them.
+
+    Raises:
+        StoreError: none is chosen.
+    """
     with Shard(path) as shard:
         chosen = shard["identity"][shard["chosen"]]
+    if not len(chosen):
+        raise StoreError(f"{path}: no identity is chosen; run `r2r filter` again")
+    count = len(chosen) if count is None else count
     return chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)].tolist()
 
 

@@ -27,7 +27,7 @@ from stages.align import Images, rendered, synthesized
 from stages.params import Params, check, pick_device
 from stages.processes import cores, in_processes
 from stages.report.sheets import chosen_identities, sheet
-from stages.store import Shard, StoreError, emptied, encode, fingerprint, is_current, replacing, write_shard
+from stages.store import Shard, emptied, encode, fingerprint, is_current, replacing, write_shard
 from stages.synthesize.judge import Judge
 from stages.transfer import Transfer
 
@@ -119,11 +119,7 @@ def make(transfer: Transfer, codec: str, quality: int, identity: int) -> Made:
 
 
 def _parts(params: Params, root: Path, folder: Path, transfer: Transfer) -> Iterator[Part]:
-    with Shard(root / "data/filter.h5") as shard:
-        chosen = shard["identity"][shard["chosen"]].tolist()
-    if not chosen:
-        raise StoreError(f"{root / 'data/filter.h5'}: no identity is chosen; run `r2r filter` again")
-    knobs = params.synthesize
+    chosen, knobs = chosen_identities(root / "data/filter.h5"), params.synthesize
     for number, start in enumerate(range(0, len(chosen), knobs.ids_per_shard)):
         identities = chosen[start : start + knobs.ids_per_shard]
         origins = [[identity, transfer.origin(identity)] for identity in identities]

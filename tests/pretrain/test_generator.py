@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from pretrain.generator import (
@@ -83,6 +84,15 @@ def state(folder):
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and path.name != "training.json"
+    }
+
+
+def weights(folder):
+    """Every part's tensors, by part and name."""
+    return {
+        f"{path.parent.name}.{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
     }
 
 
@@ -247,6 +257,21 @@ def test_a_checkpoint_of_another_training_is_refused(faces, tmp_path):
     train(faces, replace(TINY, vae_steps=1, steps=1), tmp_path)
     with pytest.raises(StoreError, match=r"vae\.pt: of other knobs or data"):
         train(faces, replace(TINY, vae_steps=1, steps=1, seed=1), tmp_path)
+
+
+def test_training_goes_on_from_a_generator(faces, tmp_path):
+    train(faces, TINY, tmp_path / "first")
+    start = tmp_path / "first/generator"
+    onward = replace(TINY, vae_steps=0, steps=2, lr=1e-6, seed=1)
+    train(faces, onward, tmp_path / "second", start)
+    before, after = (weights(folder / "generator") for folder in (tmp_path / "first", tmp_path / "second"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-4, rtol=1e-3)
+        if name.startswith("vae"):
+            assert torch.equal(after[name], weight), name  # of no steps of its own
+    with pytest.raises(StoreError, match=r"denoiser\.pt: of other knobs or data"):
+        train(faces, onward, tmp_path / "second")
 
 
 def test_bf16_trains(faces, tmp_path):
