@@ -95,6 +95,7 @@ def examine_data(params: Params, root: Path) -> list[tuple[str, str, int, str]]:
     paths = {"embed.encoder": params.embed.encoder}
     if params.method == "arc2face":
         paths |= {"arc2face.weights": params.arc2face.weights, "arc2face.base": params.arc2face.base}
+        paths |= {"synthesize.judge": params.synthesize.judge}
     for knob, path in paths.items():
         if path and not path.startswith("data/weights/"):
             there = (root / path).exists()

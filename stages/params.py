@@ -136,7 +136,7 @@ class Arc2Face:
 
     weights: str = "stages/transfer/arc2face/generator"  # a diffusers folder, or the official `arc2face/` + `encoder/`
     base: str = ""  # Stable Diffusion 1.5's folder, which the official weights need for VAE, tokenizer and scheduler
-    lora: str = ""  # LCM-LoRA's folder or file, fused into the UNet (needs peft); with it LCMScheduler, guidance 1
+    lora: str = ""  # LCM-LoRA's folder or file, fused into the UNet; with it LCMScheduler, guidance 1
     scheduler: str = "DPMSolverMultistepScheduler"  # of diffusers; its default is DPM-Solver++ 2M, as the official demo
     steps: int = 25
     guidance: float = 3.0  # classifier-free guidance scale; 1 is none

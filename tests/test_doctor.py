@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -70,12 +71,17 @@ def test_the_embedded_profile_needs_nothing_but_its_own_files(tmp_path, quick):
     assert examine(Params(), tmp_path)[0]
 
 
+def test_what_the_generation_reads_is_looked_for(tmp_path, quick):
+    text = examine(Params(method="arc2face"), tmp_path)[1]
+    for name in ("arc2face.weights", "synthesize.judge"):
+        assert re.search(rf"{name}\s+missing", text), name
+
+
 def test_the_exit_code_says_it(tmp_path, monkeypatch, quick):
     (tmp_path / "params.yaml").write_text(compose([], CONF))
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
-    (tmp_path / "stages/embed").mkdir(parents=True)
-    (tmp_path / "stages/embed/encoder.onnx").touch()
+    (tmp_path / "stages").symlink_to(CONF.parent / "stages")
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stages import params
 from stages.params import Arc2Face, Gap, Params
@@ -119,6 +120,26 @@ def test_official_folders_by_parameter(tmp_path, root):
     (tmp_path / "sd15/scheduler").rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="scheduler: not found"):
         weights_digest(official, tmp_path)
+
+
+def test_lora_is_fused_into_the_unet(root):
+    """In LCM-LoRA's layout (kohya) and with its scheduler; with a rank of 1 the fused weight has a closed form."""
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    before = load_pipeline(PARAMS.arc2face, root).unet.get_submodule(name).weight
+    down, up, key = (
+        torch.randn(1, before.shape[1]),
+        torch.randn(before.shape[0], 1),
+        "lora_unet_" + name.replace(".", "_"),
+    )
+    save_file(
+        {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(0.5)},
+        root / "lora.safetensors",
+    )
+    knobs = replace(PARAMS.arc2face, lora="lora.safetensors", scheduler="LCMScheduler", guidance=1.0)
+    pipeline = load_pipeline(knobs, root)
+    torch.testing.assert_close(pipeline.unet.get_submodule(name).weight, before + 0.5 * up @ down)
+    assert np.ptp(Arc2FaceTransfer(replace(PARAMS, arc2face=knobs), root).portraits(101).images) > 0
+    assert weights_digest(knobs, root) != weights_digest(PARAMS.arc2face, root)
 
 
 def test_memory_layout_and_compiler_change_no_image(root, monkeypatch):
