@@ -26,6 +26,7 @@ import torch
 import typer
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_model
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -190,17 +191,20 @@ def create_denoiser(training: Training, tokenizer: CLIPTokenizer, dimension: int
 
 def load_vae(folder: Path) -> AutoencoderKL:
     """The VAE of a generator's folder."""
-    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    return load_part(AutoencoderKL, folder / "vae")
 
 
 def load_denoiser(folder: Path) -> nn.ModuleDict:
     """The UNet and the text encoder of a generator's folder."""
-    return nn.ModuleDict(
-        {
-            "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        }
-    )
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    return nn.ModuleDict({"unet": load_part(UNet2DConditionModel, folder / "unet"), "text_encoder": text_encoder})
+
+
+def load_part(kind: type, folder: Path) -> Any:
+    """A diffusers model in fp32; `from_pretrained` would write the folder's path into what is saved of it."""
+    part = kind.from_config(kind.load_config(folder))
+    load_model(part, folder / "diffusion_pytorch_model.safetensors")
+    return part
 
 
 def pyramid_l1(output: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:

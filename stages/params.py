@@ -49,7 +49,7 @@ class Fetch:
     target_ids: int = 100
     target_images_per_id: int = 4
     target_size: int = 112  # px
-    pairs: int = 300  # per embedded pair benchmark, a multiple of 20 from 40 (10 folds, half of them genuine)
+    pairs: int = 600  # per embedded pair benchmark, a multiple of 20 from 40 (10 folds, half of them genuine)
     templates: int = 60  # identities of the embedded template benchmark
     group_pairs: int = 100  # per group, a multiple of 20 from 40
     workers: int = 0  # processes; 0 is one a core

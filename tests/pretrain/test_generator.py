@@ -270,6 +270,8 @@ def test_training_goes_on_from_a_generator(faces, tmp_path):
         torch.testing.assert_close(after[name], weight, atol=1e-4, rtol=1e-3)
         if name.startswith("vae"):
             assert torch.equal(after[name], weight), name  # of no steps of its own
+    for path in (tmp_path / "second/generator").rglob("*.json"):
+        assert str(tmp_path) not in path.read_text(), path
     with pytest.raises(StoreError, match=r"denoiser\.pt: of other knobs or data"):
         train(faces, onward, tmp_path / "second")
 
