@@ -189,11 +189,6 @@ def create_denoiser(training: Training, tokenizer: CLIPTokenizer, dimension: int
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
-    """The VAE of a generator's folder."""
-    return load_part(AutoencoderKL, folder / "vae")
-
-
 def load_denoiser(folder: Path) -> nn.ModuleDict:
     """The UNet and the text encoder of a generator's folder."""
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -324,7 +319,7 @@ def train(
     origin = [fingerprint(path) for path in sorted(start.rglob("*.safetensors"))] if start else []
 
     torch.manual_seed(seed_of(training.seed, "vae"))
-    vae: Any = load_vae(start) if start else create_vae(training)
+    vae: Any = load_part(AutoencoderKL, start / "vae") if start else create_vae(training)
     vae.to(device)
 
     def vae_loss(step: int, generator: torch.Generator) -> torch.Tensor:
