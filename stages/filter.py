@@ -10,24 +10,38 @@ Notation: m identities, d dimensions.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from stages.embed import identity_sums
-from stages.fetch.digiface import Source
-from stages.params import Params, ParamsError, pick_device
-from stages.store import StoreError, decode, fingerprint, is_current, replacing, write_shard
+from stages.embed.prototypes import identity_sums
+from stages.images import Faces, read_faces
+from stages.knobs import Device, ParamsError, knob, knobs, pick_device
+from stages.pictures import save_png, sheet
+from stages.store import Shard, StoreError, replacing, write_json, write_shard
+
+if TYPE_CHECKING:
+    from stages.params import Params
 
 BIN = 0.02  # of the histogram, cosine
-CLOSEST = 24  # pairs on the contact sheet
+CLOSEST = 24  # pairs on the sheet
+COLUMNS = 4  # pairs in a row of it
+
+
+@knobs("filter")
+class Filter:
+    """Which identities are kept."""
+
+    # the paper does not say which (docs/choices.md)
+    score: Literal["max", "mean"] = knob("max", "max | mean cosine similarity to the other identities")
+    threshold: float = knob(0.5, "cosine; pairs above it are counted in the metrics", ge=-1, le=1)
+    block: int = knob(768, "lines of a block of the similarity matrix; the result does not depend on it", ge=1)
+    device: Device = knob("auto", "auto | cpu | cuda")
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
@@ -41,14 +55,6 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: no embeddings, or an identity whose embeddings cancel out.
     """
     shards = sorted((root / "data/embed/source").glob("*.h5"))
-    current = fingerprint(*shards, params.filter, params.n_ids, code=["filter"])
-    written = [
-        root / name
-        for name in ("metrics/filter.json", "plots/filter.csv", "plots/filter.png", "plots/filter_pairs.png")
-    ]
-    if is_current(root / "data/filter.h5", current) and all(path.is_file() for path in written):
-        return
-
     identities, sums, _ = identity_sums(shards)
     if params.n_ids > len(identities):
         raise ParamsError(
@@ -76,10 +82,11 @@ def run(params: Params, root: Path = Path(".")) -> None:
         "similarity_mean_chosen": round(float(similarity[order[chosen]].mean()), 4),
         "similarity_max_chosen": round(float(similarity[order[chosen]].max()), 4),
     }
-    with replacing(written[0]) as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
-    _histogram(similarity, similarity[order[chosen]], params.filter.threshold, *written[1:3])
-    _closest_pairs(identities, similarity, index, Source(root / "data/source"), written[3])
+    plots = root / "plots"
+    threshold = params.filter.threshold
+    _histogram(similarity, similarity[order[chosen]], threshold, plots / "filter.csv", plots / "filter.png")
+    source = read_faces(root / "data/source")
+    save_png(plots / "filter_pairs.png", _closest_pairs(identities, similarity, index, source))
     columns = {
         "identity": identities[order],
         "score": score[order],
@@ -87,7 +94,26 @@ def run(params: Params, root: Path = Path(".")) -> None:
         "nearest": identities[index[order]],
         "chosen": chosen,
     }
-    write_shard(root / "data/filter.h5", columns, fingerprint=current)
+    write_shard(root / "data/filter.h5", columns)
+    write_json(root / "metrics/filter.json", metrics)
+
+
+def chosen_identities(path: Path, count: int | None = None) -> list[int]:
+    """The chosen identities, from the farthest from its nearest other to the closest; evenly `count` of them.
+
+    Args:
+        path: `data/filter.h5`.
+        count: default is all.
+
+    Raises:
+        StoreError: none is chosen.
+    """
+    with Shard(path) as shard:
+        chosen = shard["identity"][shard["chosen"]]
+    if not len(chosen):
+        raise StoreError(f"{path}: no identity is chosen; run `r2r filter` again")
+    count = len(chosen) if count is None else count
+    return chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)].tolist()
 
 
 def prototypes(identities: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -159,31 +185,6 @@ def nearest(
     return similarity, found, int(above)
 
 
-def contact_sheet(tiles: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> np.ndarray:
-    """Lay captioned images of one size out in rows.
-
-    Args:
-        tiles: images [h, w, 3] uint8, RGB.
-        captions: a line of text below each.
-        columns: tiles in a row.
-
-    Returns:
-        [H, W, 3] uint8, RGB, on white.
-    """
-    gap, line = 8, 18  # px
-    height, width = tiles[0].shape[:2]
-    rows = -(-len(tiles) // columns)
-    size = (columns * (width + gap) - gap, rows * (height + line + gap) - gap)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        row, column = divmod(place, columns)
-        left, top = column * (width + gap), row * (height + line + gap)
-        sheet.paste(Image.fromarray(tile), (left, top))
-        draw.text((left, top + height + 1), caption, "#333", font)
-    return np.asarray(sheet)
-
-
 def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table: Path, picture: Path) -> None:
     first, last = np.floor(everyone.min() / BIN), np.floor(everyone.max() / BIN) + 1
     edges = np.arange(first, last + 1) * BIN
@@ -204,24 +205,22 @@ def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table
         figure.savefig(path, format="png", dpi=100)
 
 
-def _closest_pairs(
-    identities: np.ndarray, similarity: np.ndarray, index: np.ndarray, source: Source, path: Path
-) -> None:
+def _closest_pairs(identities: np.ndarray, similarity: np.ndarray, index: np.ndarray, source: Faces) -> np.ndarray:
+    """The first images of the pairs of identities that are nearest to each other."""
     tiles, captions, seen = [], [], set()
     for row in np.argsort(-similarity, kind="stable"):
         pair = frozenset((int(row), int(index[row])))
         if pair in seen:
             continue
         seen.add(pair)
-        faces = [_first_image(source, int(identities[one])) for one in sorted(pair)]
+        faces = [source.image(source.rows(int(identities[one]))[0]) for one in sorted(pair)]
         tiles.append(np.hstack(faces))
         captions.append(f"{' | '.join(str(identities[one]) for one in sorted(pair))}   {similarity[row]:.3f}")
         if len(tiles) == CLOSEST:
             break
-    with replacing(path) as partial:
-        Image.fromarray(contact_sheet(tiles, captions, columns=4)).save(partial, "png")
-
-
-def _first_image(source: Source, identity: int) -> np.ndarray:
-    sample = source.samples(identity)[0]
-    return decode(source.encoded(identity, sample), f"source image {identity}/{sample}")
+    starts = range(0, len(tiles), COLUMNS)
+    rows = {f"pairs {start + 1} to {start + len(tiles[start : start + COLUMNS])}": start for start in starts}
+    return sheet(
+        {title: tiles[start : start + COLUMNS] for title, start in rows.items()},
+        captions={title: captions[start : start + COLUMNS] for title, start in rows.items()},
+    )

@@ -12,27 +12,40 @@ Notation: n images of each domain, L tokens, W width of the conditioning, k = L 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
-from sklearn.manifold import TSNE
 from tqdm import tqdm
 
-from stages.params import Params, check
-from stages.store import Shard, StoreError, emptied, fingerprint, is_current, replacing, write_shard
-from stages.transfer import seed_of
+from stages.embed.prototypes import source_shards
+from stages.knobs import check, knob, knobs
+from stages.measures import frechet, median_distance, mmd
+from stages.pictures import save_png, sheet
+from stages.store import Shard, StoreError, emptied, replacing, write_json, write_shard
+from stages.transfer.method import seed_of
 
 if TYPE_CHECKING:
+    from stages.params import Params
     from stages.transfer.arc2face import Arc2FacePipeline
 
 TSNE_POINTS = 500  # images of each domain in the plot
 SHEET = 8  # source images on the sheet without and with the gap
+
+
+@knobs("gap")
+class Gap:
+    """The domain gap and how it is applied."""
+
+    n_images: int = knob(1000, "of each domain; the paper's; at least 4, as the distances halve them", ge=4)
+    weight: float = knob(1.0, "of delta in generation; 0 is without. Equation 2 adds delta as it is")
+    # The unconditional branch stands for every face, so shifting it too would cancel the shift's amplification by
+    # guidance; the paper does not say.
+    branch: Literal["conditional", "both"] = knob("conditional", "of classifier-free guidance, to which delta is added")
+    batch_size: int = knob(64, "images", ge=1)
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
@@ -47,26 +60,18 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: embeddings or generator are missing, or the encoder is not causal.
     """
     gap, folder, plots = params.gap, root / "data/gap", root / "plots/gap"
-    if params.method != "arc2face":
-        emptied(folder)
-        emptied(plots)
-        _write_metrics(root, {"images": 0})
+    emptied(plots)
+    emptied(folder)
+    if not params.transfer.has_gap:
+        write_json(root / "metrics/gap.json", {"images": 0})
         return
-    from stages.transfer.arc2face import load_pipeline, weights_digest  # here: diffusers takes seconds to load
+    from stages.transfer.arc2face import load_pipeline  # here: diffusers takes seconds to load
 
-    source_paths = sorted((root / "data/embed/source").glob("*.h5"))
-    if not source_paths:
-        raise StoreError(f"{root / 'data/embed/source'}: no shards; run `r2r embed` first")
+    source_paths = source_shards(root)
     target_paths = [root / "data/embed/target.h5"]
-    inputs = [_fingerprint(path) for path in [*source_paths, *target_paths]]
-    digest = weights_digest(params.arc2face, root)
-    current = fingerprint(inputs, digest, gap, params.arc2face, params.seed, code=["gap", "transfer"])
-    made = [root / "metrics/gap.json", plots / "tsne.png", plots / "sheet.png"]
-    if is_current(folder / "delta.h5", current) and all(path.is_file() for path in made):
-        return
     source = draw(source_paths, gap.n_images, seed_of(params.seed, "gap", "source"))
     target = draw(target_paths, gap.n_images, seed_of(params.seed, "gap", "target"))
-    pipeline = load_pipeline(params.arc2face, root)
+    pipeline = load_pipeline(params.transfer, root)
     with tqdm(desc="gap", unit=" images", total=2 * gap.n_images) as bar:
         source_states = encode(pipeline, source, gap.batch_size, bar)
         target_states = encode(pipeline, target, gap.batch_size, bar)
@@ -79,12 +84,11 @@ def run(params: Params, root: Path = Path(".")) -> None:
         "norm": float(np.linalg.norm(delta)),
         **measure(source_states, target_states, gap.weight),
     }
-    _write_metrics(root, {name: round(value, 6) for name, value in metrics.items()})
     with replacing(plots / "tsne.png") as path:
         _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
-    with replacing(plots / "sheet.png") as path:
-        _sheet(params, pipeline, source[:SHEET], gap.weight * delta, path)
-    write_shard(folder / "delta.h5", {"delta": delta}, fingerprint=current)
+    save_png(plots / "sheet.png", _sheet(params, pipeline, source[:SHEET], gap.weight * delta))
+    write_shard(folder / "delta.h5", {"delta": delta})
+    write_json(root / "metrics/gap.json", {name: round(value, 6) for name, value in metrics.items()})
 
 
 def draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
@@ -104,7 +108,7 @@ def draw(paths: list[Path], count: int, seed: int) -> np.ndarray:
     for path, end, size in zip(paths, np.cumsum(sizes), sizes, strict=True):
         rows = chosen[(chosen >= end - size) & (chosen < end)] - (end - size)
         with Shard(path) as shard:
-            parts.append(shard.file["embedding"][rows])
+            parts.append(shard.column("embedding")[rows])
     return np.concatenate(parts)
 
 
@@ -157,55 +161,6 @@ def measure(source: np.ndarray, target: np.ndarray, weight: float) -> dict[str, 
     return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Fréchet distance of two clouds [n, k] and [m, k], each taken as a Gaussian (as in FID).
-
-    With the centred clouds A and B, tr((Ca Cb)^1/2) is the sum of the singular values of A B^T / sqrt((n-1)(m-1)): an
-    n x m matrix, where k x k would not fit in memory, and no square root of a singular matrix.
-    """
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    a, b = a - mean_a, b - mean_b
-    n, m = len(a) - 1, len(b) - 1
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt(n * m)
-    spread = np.einsum("nk,nk->", a, a) / n + np.einsum("nk,nk->", b, b) / m
-    return float(((mean_a - mean_b) ** 2).sum() + spread - 2 * cross)
-
-
-def mmd(a: np.ndarray, b: np.ndarray, bandwidth: float) -> float:
-    """Unbiased squared maximum mean discrepancy of [n, k] and [m, k] under exp(-|x - y|^2 / (2 bandwidth^2)).
-
-    Gretton et al., 2012, equation 3; about zero, and as often below it, when both are of one distribution.
-    """
-    n, m = len(a), len(b)
-    kernel_a, kernel_b, cross = (np.exp(-_squared(x, y) / (2 * bandwidth**2)) for x, y in ((a, a), (b, b), (a, b)))
-    within_a = (kernel_a.sum() - np.trace(kernel_a)) / (n * (n - 1))
-    within_b = (kernel_b.sum() - np.trace(kernel_b)) / (m * (m - 1))
-    return float(within_a + within_b - 2 * cross.mean())
-
-
-def median_distance(x: np.ndarray) -> float:
-    """Median distance between two different rows of x [n, k], the usual bandwidth of `mmd`."""
-    return float(np.sqrt(np.median(_squared(x, x)[np.triu_indices(len(x), 1)])))
-
-
-def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared distances [n, m]; the common mean is taken off first, as it would swallow the digits."""
-    mean = x.mean(axis=0)
-    x, y = x - mean, y - mean
-    squared = np.einsum("nk,nk->n", x, x)[:, None] + np.einsum("mk,mk->m", y, y) - 2 * x @ y.T
-    return np.maximum(squared, 0)
-
-
-def _fingerprint(path: Path) -> str:
-    with Shard(path) as shard:
-        return shard.fingerprint
-
-
-def _write_metrics(root: Path, metrics: dict[str, float]) -> None:
-    with replacing(root / "metrics/gap.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
-
-
 def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, path: Path) -> None:
     """t-SNE of the two clouds before and after the shift, in one embedding (Digi2Real, figure 3)."""
     clouds = [states[:TSNE_POINTS] for states in (source, source + shift, target)]
@@ -223,11 +178,11 @@ def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, 
         figure.savefig(path, dpi=120, format="png")
 
 
-def _sheet(params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray, path: Path) -> None:
+def _sheet(params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Images without the gap (above) and with it (below), of the same vectors and noise."""
-    knobs, both = params.arc2face, params.gap.branch == "both"
-    rows = []
-    for part in (None, torch.from_numpy(shift)):
+    knobs, both = params.transfer, params.gap.branch == "both"
+    rows = {}
+    for title, part in (("without the gap", None), ("with the gap", torch.from_numpy(shift))):
         generators = [
             torch.Generator().manual_seed(seed_of(params.seed, "gap", "noise", number))
             for number in range(len(vectors))
@@ -243,13 +198,5 @@ def _sheet(params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, shif
             unconditional_shift=part if both else None,
             decode_slice=knobs.decode_slice,
         )
-        rows.append(np.concatenate(list(images.numpy()), axis=1))
-    height, width = rows[0].shape[:2]
-    margin = 14
-    sheet = Image.new("RGB", (width, 2 * (height + margin)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, (name, row) in enumerate(zip(("without the gap", "with the gap"), rows, strict=True)):
-        top = number * (height + margin)
-        pen.text((2, top + 1), name, fill="black")
-        sheet.paste(Image.fromarray(row), (0, top + margin))
-    sheet.save(path, "PNG")
+        rows[title] = list(images.numpy())
+    return sheet(rows)

@@ -1,54 +1,44 @@
 """Realism transfer: rendered identities in, images that look like the target domain out.
 
-One folder or module a method, named as the knob `method` names it. A method learns from unlabelled source and target
-data only, and its images of an identity depend on that identity and the parameters, never on what is made beside them.
+A method is a folder here, with its `Knobs` in `knobs.py` and its `Method` in `method.py`, a file in `conf/method/`, and a
+line below; no other room knows which methods there are. `method.py` beside this file says what a method must do.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Any, Protocol
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from stages.knobs import check
 
+if TYPE_CHECKING:
+    from stages.params import Params
+    from stages.transfer.method import Method
 
-@dataclass(frozen=True)
-class Portraits:
-    """The n images that a method made of one identity."""
-
-    images: np.ndarray  # [n, h, w, 3] uint8, RGB
-    sample: np.ndarray  # [n] int32, numbers of the images within the identity
-    t: np.ndarray  # [n] float32 in [0, 1], way from the prototype to a source image; NaN where a method has none
-    seed: np.ndarray  # [n] int64, of an image's noise; 0 where a method draws none
-
-
-class Transfer(Protocol):
-    """A realism-transfer method, ready to make images."""
-
-    def origin(self, identity: int) -> Any:
-        """What an identity's images are made from beside the code, as a JSON value for `fingerprint`.
-
-        Raises:
-            StoreError: the source knows no such identity.
-        """
-
-    def portraits(self, identity: int) -> Portraits:
-        """Make all images of one identity."""
-
-    def asked(self, identity: int, embeddings: np.ndarray) -> np.ndarray:
-        """Whom the images of an identity are to show, in the space of an encoder that its source images were seen by.
-
-        Args:
-            identity: its number.
-            embeddings: [k, d], of the source images in the order of their numbers.
-
-        Returns:
-            [n, d], unit norm.
-        """
+METHODS = (
+    "none",
+    "arc2face",
+)
 
 
-def seed_of(*key: int | str) -> int:
-    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def knobs_of(method: str) -> type[Any]:
+    """The block of knobs of a method.
+
+    Raises:
+        ParamsError: there is no such method.
+    """
+    check(method in METHODS, f"method is {method!r}: one of {', '.join(METHODS)}")
+    return importlib.import_module(f"stages.transfer.{method}.knobs").Knobs
+
+
+def create(params: Params, root: Path = Path("."), device: str | None = None) -> Method:
+    """The method that the knob `method` names, ready to make images; its data are read from `root`.
+
+    Args:
+        params: all knobs.
+        root: the project's folder.
+        device: of torch; default is what the method's own knob says.
+    """
+    module = importlib.import_module(f"stages.transfer.{params.method}.method")
+    return module.Method(params, root, device)

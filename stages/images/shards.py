@@ -1,0 +1,45 @@
+"""This project's shards: columns `identity` and `sample` beside the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.images.faces import Faces
+from stages.store import Shard, StoreError, opened
+
+
+class Shards(Faces):
+    """All shards of a folder, or the ones named; few are open at a time.
+
+    Raises:
+        StoreError: no shards, or a broken one.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path] | None = None) -> None:
+        self.paths = sorted(folder.glob("*.h5")) if paths is None else list(paths)
+        if not self.paths:
+            raise StoreError(f"{folder}: no shards; run the stage that makes them first")
+        identity, sample, shard, row, digests = [], [], [], [], []
+        for number, path in enumerate(self.paths):
+            with Shard(path) as content:
+                assert content.offsets is not None
+                identity.append(content["identity"])
+                sample.append(content["sample"])
+                shard.append(np.full(len(content), number))
+                row.append(np.arange(len(content)))
+                digests.append(np.stack([np.diff(content.offsets), content.checksums.astype(np.int64)], axis=1))
+        self._shard, self._row = np.concatenate(shard), np.concatenate(row)
+        self._content = np.concatenate(digests)
+        super().__init__(folder, np.concatenate(identity), np.concatenate(sample))
+
+    def _encoded(self, place: int) -> bytes:
+        return opened(self.paths[self._shard[place]]).encoded(int(self._row[place]))
+
+    def _where(self, place: int) -> str:
+        return f"{self.paths[self._shard[place]]}, row {self._row[place]}"
+
+    def _digests(self, places: np.ndarray) -> np.ndarray:
+        return self._content[places]

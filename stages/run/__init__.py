@@ -1,0 +1,190 @@
+"""A stage over shards, written once.
+
+A stage says what its parts are (where each will stand, what it is made from, its items), how an item is worked on and
+how a part is written from what came out. `run` finds the parts that the cache holds, makes the others, and links all
+into `data/`. Items are worked on in their order by an executor: in this process, in threads or in processes. A killed
+run goes on with the first part that was not finished; of two runs that share the cache, each makes what the other does
+not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stages.run.executors import Executor, cores, loop, processes, threads
+from stages.store import Entry, adding, entries, find, locked
+from stages.store.cache import Numbers
+
+__all__ = ["Executor", "Job", "Part", "cores", "loop", "processes", "run", "threads", "total"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes one file or folder.
+
+    path: where it will stand; fingerprint: what it is made from; items: what is worked on one by one; keys: an item's
+    own fingerprint each, where its result may be taken out of another part that has it.
+    """
+
+    path: Path
+    fingerprint: str
+    items: Sequence[Any]
+    keys: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage does with its parts.
+
+    Attributes:
+        stage: its name, of the bar and of the cache's folder.
+        parts: in their order.
+        start: called once in each process, and only where there is work; gives the function of an item.
+        write: writes a part to the path that it is given, from the results of its items in order; gives the numbers
+            that the stage adds up.
+        size: of an item, in `unit`s.
+        read: an item's result, out of another finished part that holds the item; for parts with `keys`.
+    """
+
+    stage: str
+    parts: Sequence[Part]
+    start: Callable[[], Callable[[Any], Any]]
+    write: Callable[[Path, Part, Iterator[Any]], Numbers]
+    size: Callable[[Any], int] = lambda item: 1
+    read: Callable[[Path, Any], Any] | None = None
+    unit: str = " images"
+
+
+def run(job: Job, executor: Executor = loop) -> list[Entry]:
+    """Make or find every part, and put it into its place.
+
+    Returns:
+        The parts' entries, in their order.
+
+    Raises:
+        StoreError: whatever stops the stage; finished parts are kept.
+    """
+    done: dict[str, Entry] = {}
+    todo = []
+    for part in job.parts:
+        if entry := find(job.stage, part.fingerprint):
+            done[part.fingerprint] = entry
+        else:
+            todo.append(part)
+    sizes = {part.fingerprint: sum(map(job.size, part.items)) for part in job.parts}
+    started = sum(sizes[key] for key in done)
+    with tqdm(desc=job.stage, unit=job.unit, total=sum(sizes.values()), initial=started, smoothing=0.05) as bar:
+        if todo:
+            known = _known(job, todo)
+            for part in todo:  # put together out of others, without work
+                if part.keys and known.keys() >= set(part.keys):
+                    done |= _make(job, [part], known, loop, bar, wait=True)
+            done |= _make(
+                job, [part for part in todo if part.fingerprint not in done], known, executor, bar, wait=False
+            )
+            for part in todo:  # another run had these, and is waited for
+                if part.fingerprint not in done:
+                    done |= _make(job, [part], known, executor, bar, wait=True)
+    for part in job.parts:
+        done[part.fingerprint].place(part.path)
+    return [done[part.fingerprint] for part in job.parts]
+
+
+def total(parts: Sequence[Entry]) -> Numbers:
+    """The sums of the parts' numbers, by name."""
+    sums: Numbers = {}
+    for part in parts:
+        for name, value in part.numbers.items():
+            sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def _known(job: Job, todo: Sequence[Part]) -> dict[str, Path]:
+    """Key of an item -> a finished part that holds it."""
+    wanted = {key for part in todo for key in part.keys}
+    known: dict[str, Path] = {}
+    if wanted and job.read:
+        for entry in entries(job.stage):
+            for key in wanted.intersection(entry.keys):
+                known.setdefault(key, entry.path)
+    return known
+
+
+def _make(
+    job: Job, todo: Sequence[Part], known: dict[str, Path], executor: Executor, bar: tqdm, wait: bool
+) -> dict[str, Entry]:
+    """Make the parts that no other run is making; with `wait`, wait for it and take what it made."""
+    done: dict[str, Entry] = {}
+    with ExitStack() as locks:
+        claimed: deque[tuple[Part, ExitStack]] = deque()
+
+        def items() -> Iterator[Any]:
+            """The items to be worked on, part by part; a part is claimed when its first item is asked for."""
+            for part in todo:
+                lock = locks.enter_context(ExitStack())
+                if not lock.enter_context(locked(job.stage, part.fingerprint, wait)):
+                    continue
+                if entry := find(job.stage, part.fingerprint):  # made by another run in the meantime
+                    done[part.fingerprint] = entry
+                    bar.update(sum(map(job.size, part.items)))
+                    lock.close()
+                    continue
+                claimed.append((part, lock))
+                yield from (item for item, path in _places(part, known) if path is None)
+
+        with closing(executor(job.start, items())) as made:
+            results = _Ahead(made)
+            while claimed:
+                part, lock = claimed.popleft()
+                with adding(job.stage, part.fingerprint, f"content{part.path.suffix}") as draft:
+                    draft.keys = part.keys
+                    draft.numbers = job.write(draft.path, part, _results(job, part, known, results, bar))
+                lock.close()
+                entry = find(job.stage, part.fingerprint)
+                assert entry is not None
+                done[part.fingerprint] = entry
+                results.look()
+    return done
+
+
+def _places(part: Part, known: dict[str, Path]) -> Iterator[tuple[Any, Path | None]]:
+    keys = part.keys or [""] * len(part.items)
+    return ((item, known.get(key)) for item, key in zip(part.items, keys, strict=True))
+
+
+def _results(job: Job, part: Part, known: dict[str, Path], made: Iterator[Any], bar: tqdm) -> Iterator[Any]:
+    for item, path in _places(part, known):
+        if path is None:
+            yield next(made)
+        else:
+            assert job.read is not None
+            yield job.read(path, item)
+        bar.update(job.size(item))
+
+
+class _Ahead:
+    """An iterator that looks one result ahead, so that the part it belongs to is claimed."""
+
+    def __init__(self, results: Iterator[Any]) -> None:
+        self.results = results
+        self.look()
+
+    def look(self) -> None:
+        """Have the next result at hand, if there is one."""
+        for result in self.results:
+            self.results = chain([result], self.results)
+            return
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.results)

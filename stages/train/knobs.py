@@ -1,0 +1,46 @@
+"""The knobs of `train`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.knobs import Device, Precision, check, knob, knobs
+
+Backbone = Literal["ir_18", "ir_50", "ir_101", "iresnet18", "iresnet50", "iresnet100", "iresnet_tiny"]
+
+
+@knobs("train")
+class Train:
+    """The face recognition network."""
+
+    data: str = knob("data/align", "any set of labelled faces: shards, .rec, .lmdb, zip, folder")
+    backbone: Backbone = knob("iresnet_tiny", "the network")
+    head: Literal["adaface", "arcface", "cosface"] = knob("adaface", "the margin's kind")
+    margin: float = knob(0.4, "AdaFace's and CosFace's; ArcFace's is 0.5 (radians)", ge=0)
+    scale: float = knob(64.0, "of the cosines", gt=0)
+    h: float = knob(0.333, "AdaFace's concentration", ge=0)
+    t_alpha: float = knob(
+        0.01, "AdaFace's weight of the newest batch in its norm statistics; the paper's value", gt=0, le=1
+    )
+    epochs: int = knob(8, "passes over the data", ge=1)
+    batch_size: int = knob(64, "images; at least 2, for the batch norms", ge=2)
+    lr: float = knob(0.1, "learning rate", gt=0)
+    momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
+    weight_decay: float = knob(5e-4, "on all but batch norms", ge=0)
+    clip: float = knob(0.0, "gradient norm; 0 is off, as AdaFace; insightface clips at 5", ge=0)
+    schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
+    milestones: tuple[int, ...] = knob((), "epochs at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")
+    warmup_epochs: float = knob(0.0, "lr rises linearly from 0; less than epochs", ge=0)
+    augment: float = knob(0.2, "probability of each of AdaFace's three augmentations", ge=0, le=1)
+    flip: float = knob(0.5, "probability", ge=0, le=1)
+    precision: Precision = knob("fp32", "fp16 on a GPU only")
+    threads: int = knob(2, "of torch on a CPU; results are equal for equal thread counts", ge=1)
+    workers: int = knob(0, "processes that read and augment; 0 is the training process itself", ge=0)
+    checkpoint_minutes: float = knob(1.0, "minutes between checkpoints", ge=0)
+    device: Device = knob("auto", "auto | cpu | cuda")
+
+    def __post_init__(self) -> None:
+        check(
+            self.warmup_epochs < self.epochs,
+            f"train.warmup_epochs is {self.warmup_epochs}: less than train.epochs = {self.epochs}",
+        )

@@ -1,0 +1,53 @@
+"""The knobs of method `arc2face`: the generator, and where its identity vectors come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from stages.knobs import Device, Precision, check, knob, knobs
+from stages.transfer.method import MethodKnobs
+
+if TYPE_CHECKING:
+    from stages.params import Params
+
+
+@knobs("transfer")
+class Knobs(MethodKnobs):
+    """Arc2Face; the defaults are its official demo's and Digi2Real's."""
+
+    has_gap: ClassVar[bool] = True
+
+    weights: str = knob(
+        "stages/transfer/arc2face/generator", "a diffusers folder, or the official `arc2face/` + `encoder/`"
+    )
+    base: str = knob("", "Stable Diffusion 1.5's folder: VAE, tokenizer and scheduler of the official weights")
+    lora: str = knob("", "LCM-LoRA's folder or file, fused into the UNet; with it LCMScheduler, guidance 1")
+    # its default is DPM-Solver++ 2M, as the official demo
+    scheduler: str = knob("DPMSolverMultistepScheduler", "a scheduler of diffusers")
+    steps: int = knob(25, "of the scheduler", ge=1)
+    guidance: float = knob(3.0, "classifier-free guidance scale; 1 is none", ge=1)
+    size: int = knob(0, "px; 0 is what the UNet was trained at", ge=0)
+    latents_per_id: int = knob(5, 'identity vectors; Digi2Real, "Dataset Generation"', ge=1)
+    images_per_latent: int = knob(5, "of which `images_per_id` in all are used (the paper: 20 of 25)", ge=1)
+    order: Literal["interleaved", "grouped"] = knob(
+        "interleaved", "which 20 of the 25; interleaved uses all vectors alike"
+    )
+    sources: Literal["random", "first"] = knob("random", "which source images a vector walks to (sampling.py)")
+    prototype: Literal["all", "selected"] = knob("all", "whose mean the prototype is (sampling.py)")
+    batch_size: int = knob(32, "images; a batch never spans two identities, so that its make-up is fixed", ge=1)
+    decode_slice: int = knob(8, "images that the VAE decodes at a time", ge=1)
+    precision: Precision = knob("fp32", "of the networks")
+    channels_last: bool = knob(False, "memory layout of the convolutions; helps tensor cores")
+    compile: bool = knob(False, "torch.compile the UNet and the VAE's decoder: minutes once, worth it for many images")
+    device: Device = knob("auto", "auto | cpu | cuda")
+    threads: int = knob(1, "of torch on a CPU, per process; results are equal for equal thread counts", ge=1)
+
+    def check(self, params: Params) -> None:
+        """See `MethodKnobs`."""
+        made = self.latents_per_id * self.images_per_latent
+        check(
+            params.images_per_id <= made,
+            f"images_per_id is {params.images_per_id}, but method arc2face makes transfer.latents_per_id = "
+            f"{self.latents_per_id} latents of transfer.images_per_latent = {self.images_per_latent} images: at most "
+            f"{made}",
+        )

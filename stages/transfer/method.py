@@ -1,0 +1,78 @@
+"""What a realism-transfer method is to the rest of the house.
+
+A method learns from unlabelled source and target data only, and its images of an identity depend on that identity and
+the parameters, never on what is made beside them.
+
+Notation: n images of an identity, k source images of it, d dimensions of an encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from stages.params import Params
+
+
+class MethodKnobs:
+    """What a method's block of knobs says of the method beside its values.
+
+    makes_images: False where the rendered images are taken as they are; has_gap: whether it adds a domain gap to a
+    conditioning (stage `gap`); learns: whether it has something to learn from unlabelled images (stage `fit`).
+    """
+
+    makes_images: ClassVar[bool] = True
+    has_gap: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
+
+    def check(self, params: Params) -> None:
+        """Refuse knobs that do not fit each other.
+
+        Raises:
+            ParamsError: with the knobs, their values and what was expected.
+        """
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """The n images that a method made of one identity."""
+
+    images: np.ndarray  # [n, h, w, 3] uint8, RGB
+    sample: np.ndarray  # [n] int32, numbers of the images within the identity
+    t: np.ndarray  # [n] float32 in [0, 1], way from the prototype to a source image; NaN where a method has none
+    seed: np.ndarray  # [n] int64, of an image's noise; 0 where a method draws none
+
+
+class Method(Protocol):
+    """A realism-transfer method, ready to make images. Weights are loaded when the first image is asked for."""
+
+    def origin(self, identity: int) -> Any:
+        """What an identity's images are made from, code included, as a JSON value for `fingerprint`.
+
+        Raises:
+            StoreError: the source knows no such identity.
+        """
+
+    def portraits(self, identity: int) -> Portraits:
+        """Make all images of one identity."""
+
+    def asked(self, identity: int, embeddings: np.ndarray) -> np.ndarray:
+        """Whom the images of an identity are to show, in the space of an encoder that its source images were seen by.
+
+        Args:
+            identity: its number.
+            embeddings: [k, d], of the source images in the order of their numbers.
+
+        Returns:
+            [n, d], unit norm.
+        """
+
+
+def seed_of(*key: int | str) -> int:
+    """A seed in [0, 2**63) that depends on the whole key and on nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

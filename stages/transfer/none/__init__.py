@@ -1,0 +1,1 @@
+"""The rendered images as they are: the DigiFace baseline."""
