@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
-from stages.params import Evaluate, Params, ParamsError, load
-from stages.store import StoreError
+if TYPE_CHECKING:
+    from stages.params import Params
 
 app = typer.Typer(
     help="Train face recognition on people who do not exist, and know exactly how good that is.\n\n"
@@ -30,22 +31,30 @@ app = typer.Typer(
 
 @contextmanager
 def _loud() -> Iterator[None]:
-    """Turn the errors a user can mend into one clear line and exit code 1."""
+    """Turn the errors a user can mend into one clear line and exit code 1; `R2R_DEBUG=1` shows where they arose."""
+    from stages.knobs import ParamsError
+    from stages.store import StoreError
+
     try:
         yield
     except (ParamsError, StoreError, OSError) as error:
+        if os.environ.get("R2R_DEBUG"):
+            raise
         typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
 
 
 @contextmanager
 def _alone(stage: str) -> Iterator[None]:
-    """Hold the stage's lock, and die with the parent: a killed `dvc repro` would leave its stage running."""
+    """Hold the stage's lock in this folder; under DVC, die with it, which would leave its stage running if killed."""
     import fcntl
 
-    if sys.platform == "linux":
+    from stages.store import StoreError, usable_cache
+
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(usable_cache() / "numba"))
     with open(f".{stage}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,11 +63,34 @@ def _alone(stage: str) -> Iterator[None]:
         yield
 
 
+def _load() -> Params:
+    from stages.params import load
+
+    return load()
+
+
 def _run(stage: str) -> None:
-    with _loud():
-        params = load()
-        with _alone(stage):
-            importlib.import_module(f"stages.{stage}").run(params)
+    with _loud(), _alone(stage):
+        params = _load()
+        module = importlib.import_module(f"stages.{stage}")
+        if not hasattr(module, "run"):  # a package that others use as a library
+            module = importlib.import_module(f"stages.{stage}.stage")
+        module.run(params)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"render2real {version('render2real')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Hold what all commands share."""
 
 
 @app.command()
@@ -72,13 +104,12 @@ def fetch(
     ] = None,
 ) -> None:
     """Get source, target, benchmarks and weights: the embedded world is rendered on the spot."""
-    with _loud():
-        params = load()
+    with _loud(), _alone("fetch"):
+        params = _load()
         if mirror is not None:
             params = replace(params, fetch=replace(params.fetch, mirror=mirror))
-        with _alone("fetch"):
-            stage = importlib.import_module("stages.fetch")
-            stage.get(names, params) if names else stage.run(params)
+        stage = importlib.import_module("stages.fetch")
+        stage.get(names, params) if names else stage.run(params)
 
 
 @app.command()
@@ -95,14 +126,26 @@ def filter_() -> None:
 
 @app.command()
 def gap() -> None:
-    """By how much the source lies beside the target in the generator's conditioning (method arc2face)."""
+    """By how much the source lies beside the target in the generator's conditioning, where the method has one."""
     _run("gap")
+
+
+@app.command()
+def fit() -> None:
+    """What the method learns from unlabelled source and target images; nothing for one that learns nothing."""
+    _run("fit")
 
 
 @app.command()
 def synthesize() -> None:
     """Give the chosen identities images that look like the target, by the realism transfer that method names."""
     _run("synthesize")
+
+
+@app.command()
+def judge() -> None:
+    """What the generated images are worth to an encoder that had no part in making them."""
+    _run("judge")
 
 
 @app.command()
@@ -136,6 +179,9 @@ def evaluate(
     if backbone is None and benchmark is None:
         return _run("evaluate")
     with _loud():
+        from stages.evaluate.knobs import Evaluate
+        from stages.knobs import ParamsError
+
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
         protocols = Evaluate(flip=flip)
@@ -155,10 +201,10 @@ def doctor(
     profile: Annotated[str | None, typer.Option(help="A profile of conf/; default: params.yaml as it is.")] = None,
 ) -> None:
     """Say what a run has, lacks and will take, before it starts; exit code 1 if it lacks something."""
-    from stages.params import compose, parse
-
     with _loud():
-        params = parse(Params, yaml.safe_load(compose([f"profile={profile}"]))) if profile else load()
+        from stages.params import compose, parse
+
+        params = parse(yaml.safe_load(compose([f"profile={profile}"]))) if profile else _load()
         if not importlib.import_module("stages.doctor").examine(params):
             raise typer.Exit(1)
 
@@ -187,10 +233,22 @@ def params(
     ] = None,
 ) -> None:
     """Compose params.yaml from conf/."""
-    from stages.params import compose
-
     with _loud():
+        from stages.params import compose
+
         Path("params.yaml").write_text(compose(overrides or []))
+
+
+@app.command()
+def cache(
+    prune: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Remove what was not made or used for so many days.")
+    ] = None,
+) -> None:
+    """Say what the cache of finished files and checkpoints holds, or remove what is old."""
+    with _loud():
+        for line in importlib.import_module("stages.store.cache").listing(prune):
+            typer.echo(line)
 
 
 if __name__ == "__main__":

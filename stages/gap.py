@@ -30,7 +30,7 @@ from stages.transfer.method import seed_of
 
 if TYPE_CHECKING:
     from stages.params import Params
-    from stages.transfer.arc2face import Arc2FacePipeline
+    from stages.transfer.arc2face.pipeline import Arc2FacePipeline
 
 TSNE_POINTS = 500  # images of each domain in the plot
 SHEET = 8  # source images on the sheet without and with the gap
@@ -65,7 +65,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     if not params.transfer.has_gap:
         write_json(root / "metrics/gap.json", {"images": 0})
         return
-    from stages.transfer.arc2face import load_pipeline  # here: diffusers takes seconds to load
+    from stages.transfer.arc2face.loading import load_pipeline  # here: diffusers takes seconds to load
 
     source_paths = source_shards(root)
     target_paths = [root / "data/embed/target.h5"]
@@ -163,6 +163,8 @@ def measure(source: np.ndarray, target: np.ndarray, weight: float) -> dict[str, 
 
 def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, path: Path) -> None:
     """t-SNE of the two clouds before and after the shift, in one embedding (Digi2Real, figure 3)."""
+    from sklearn.manifold import TSNE  # here: it takes a second to load
+
     clouds = [states[:TSNE_POINTS] for states in (source, source + shift, target)]
     points = np.concatenate(clouds).reshape(3 * len(clouds[0]), -1)
     perplexity = min(30, len(points) / 4)

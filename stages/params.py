@@ -1,7 +1,7 @@
 """All knobs of a run: `params.yaml`, read once into frozen blocks and checked before anything is written.
 
-Only `conf/` is edited; `params.yaml` is composed from it (`make params`). A block is declared beside its stage, with each
-knob's unit, range and meaning; `transfer` is that of the chosen method.
+Only `conf/` is edited; `params.yaml` is composed from it (`make params`). A block is declared beside its stage, with
+each knob's unit, range and meaning; `transfer` is that of the chosen method.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return parse(values)
     except ParamsError as error:
-        raise ParamsError(f"{error} (in {path}; `git checkout {path}` or `make params` brings back one that works)") from None
+        raise ParamsError(
+            f"{error} (in {path}; `git checkout {path}` or `make params` brings back one that works)"
+        ) from None
 
 
 def top(params: Params) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.store import Shard, StoreError
+from stages.store import Shard, StoreError, opened
 
 
 def source_shards(root: Path) -> list[Path]:
@@ -88,6 +88,6 @@ class SourceEmbeddings:
             raise StoreError(f"identity {identity} has no embeddings; run `r2r embed` and `r2r filter` again")
         number = self.shard_of[identity]
         rows = np.flatnonzero(self.identities[number] == identity)
-        with Shard(self.paths[number]) as shard:
-            order = shard.column("sample")[rows].argsort(kind="stable")
-            return shard.column("embedding")[rows][order]
+        shard = opened(self.paths[number])
+        order = shard.column("sample")[rows].argsort(kind="stable")
+        return shard.column("embedding")[rows][order]

@@ -20,8 +20,8 @@ CHUNK = 1000  # identities of a part, where a set has no parts of its own
 class Faces:
     """n labelled images, sorted by identity and sample; usable in threads and in forked or spawned processes.
 
-    A reader passes what it found to `__init__`, in any order, and gives `_encoded`, `_where` and `_digests` of a *place*,
-    an image's number in the order in which it was found.
+    A reader passes what it found to `__init__`, in any order, and gives `_encoded`, `_where` and `_digests` of a
+    *place*, an image's number in the order in which it was found.
 
     Attributes:
         path: of the set.
@@ -82,7 +82,7 @@ class Faces:
         return decode(self.encoded(row), self.where(row))
 
     def digest(self, rows: Iterable[int] | None = None) -> str:
-        """Identity of the content of these rows, or of all: numbers and bytes of the images, and nothing of where they lie."""
+        """Identity of the content of these rows, or of all: the images' numbers and bytes, and not where they lie."""
         chosen = np.arange(len(self)) if rows is None else np.fromiter(rows, np.int64)
         digest = hashlib.sha256()
         for column in (self.identity[chosen], self.sample[chosen], self._digests(self._place[chosen])):

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from stages.images.faces import Faces
-from stages.store import Shard, StoreError, opened
+from stages.store import Shard, StoreError, opened, write_shard
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One identity's rows of a shard: columns of n rows, `identity` among them, and n encoded images or none."""
+
+    columns: dict[str, np.ndarray]
+    images: list[bytes] | None
+
+
+def write_rows(path: Path, identities: Iterator[Rows]) -> dict[str, float]:
+    """Write a shard of identities; gives the number of rows."""
+    parts = list(identities)
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    without = any(part.images is None for part in parts)
+    write_shard(path, columns, None if without else [image for part in parts for image in part.images or ()])
+    return {"rows": len(columns["identity"])}
+
+
+def read_rows(path: Path, identity: int) -> Rows:
+    """One identity's rows of a shard."""
+    shard = opened(path)
+    rows = np.flatnonzero(shard["identity"] == identity)
+    columns = {name: shard[name][rows] for name in shard.names}
+    return Rows(columns, None if shard.offsets is None else [shard.encoded(row) for row in rows.tolist()])
 
 
 class Shards(Faces):

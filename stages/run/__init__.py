@@ -10,20 +10,20 @@ not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from stages.run.executors import Executor, cores, loop, processes, threads
-from stages.store import Entry, adding, entries, find, locked
+from stages.run.executors import Executor, Start, cores, loop, processes, threads
+from stages.store import Entry, StoreError, adding, entries, find, fingerprint, locked, made, remove
 from stages.store.cache import Numbers
 
-__all__ = ["Executor", "Job", "Part", "cores", "loop", "processes", "run", "threads", "total"]
+__all__ = ["Executor", "Job", "Part", "by_range", "cores", "loop", "processes", "run", "threads", "total"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Job:
 
     Attributes:
         stage: its name, of the bar and of the cache's folder.
+        folder: which holds its parts and nothing else; none where others see to that.
         parts: in their order.
-        start: called once in each process, and only where there is work; gives the function of an item.
+        start: called once in each process, and only where there is work; gives the function of an item. An executor
+            that has places (GPUs) calls it with one.
         write: writes a part to the path that it is given, from the results of its items in order; gives the numbers
             that the stage adds up.
         size: of an item, in `unit`s.
@@ -55,8 +57,9 @@ class Job:
     """
 
     stage: str
+    folder: Path | None
     parts: Sequence[Part]
-    start: Callable[[], Callable[[Any], Any]]
+    start: Start
     write: Callable[[Path, Part, Iterator[Any]], Numbers]
     size: Callable[[Any], int] = lambda item: 1
     read: Callable[[Path, Any], Any] | None = None
@@ -72,6 +75,8 @@ def run(job: Job, executor: Executor = loop) -> list[Entry]:
     Raises:
         StoreError: whatever stops the stage; finished parts are kept.
     """
+    if job.folder is not None:
+        _clear(job)
     done: dict[str, Entry] = {}
     todo = []
     for part in job.parts:
@@ -96,6 +101,39 @@ def run(job: Job, executor: Executor = loop) -> list[Entry]:
     for part in job.parts:
         done[part.fingerprint].place(part.path)
     return [done[part.fingerprint] for part in job.parts]
+
+
+def _clear(job: Job) -> None:
+    """Take out of the folder what this stage made for other knobs; what it did not make stops it."""
+    assert job.folder is not None
+    places = {part.path for part in job.parts}
+    files = [path for path in job.folder.rglob("*") if not path.is_dir() and not path.name.startswith(".")]
+    stale = [path for path in files if path not in places and places.isdisjoint(path.parents)]
+    proven = made(job.stage, stale)
+    if foreign := [path for path in stale if path not in proven]:
+        raise StoreError(
+            f"{foreign[0]}: not made by {job.stage}, or no longer known to the cache; it would be taken for a part of "
+            f"{job.folder}: move it away, or delete the folder"
+        )
+    for path in stale:
+        remove(path, f"{job.stage} made it for other knobs; the cache keeps it")
+
+
+def by_range(folder: Path, identities: Iterable[int], keys: Mapping[int, str], step: int) -> list[Part]:
+    """Shards of identities, cut by ranges of `step` numbers: which others there are does not move an identity.
+
+    Args:
+        folder: where the shards will stand.
+        identities: their numbers, in any order.
+        keys: the fingerprint of each.
+        step: numbers that a shard spans.
+    """
+    parts = []
+    for number, group in groupby(sorted(identities), lambda identity: identity // step):
+        members = list(group)
+        own = [keys[identity] for identity in members]
+        parts.append(Part(folder / f"{number:05}.h5", fingerprint(members, own), members, own))
+    return parts
 
 
 def total(parts: Sequence[Entry]) -> Numbers:

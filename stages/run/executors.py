@@ -12,15 +12,16 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from stages.store import StoreError
 
-Start = Callable[[], Callable[[Any], Any]]
+Start = Callable[..., Callable[[Any], Any]]  # () or (place) -> the function of an item
 Executor = Callable[[Start, Iterable[Any]], Generator[Any, None, None]]
 AHEAD = 4  # items a worker
 
@@ -61,19 +62,26 @@ def threads(count: int) -> Executor:
     return execute
 
 
-def processes(count: int, knob: str, first: Callable[[], object] | None = None) -> Executor:
+def processes(
+    count: int, knob: str, places: Sequence[Any] | None = None, first: Callable[[], object] | None = None
+) -> Executor:
     """In processes of one thread each, which end with their parent however it ends.
 
     Args:
         count: of processes; `start` and the items are sent to them, so all is importable from a module.
         knob: the parameter that sets their number, for the message when one dies.
+        places: what `start` is called with, one a process, such as its GPU; default is nothing.
         first: done by the first process before there are others, such as what fills a cache for all.
     """
 
     def execute(start: Start, items: Iterable[Any]) -> Generator[Any, None, None]:
         ahead: deque[Future[Any]] = deque()
         context = multiprocessing.get_context("spawn")
-        with _one_thread_each(), ProcessPoolExecutor(count, context, _begin, (start,)) as pool:
+        free = context.SimpleQueue()
+        for place in places or ():
+            free.put((place,))
+        begin = (start, free if places else None)
+        with _one_thread_each(), ProcessPoolExecutor(count, context, _begin, begin) as pool:
             try:
                 if first is not None:
                     pool.submit(first).result()
@@ -93,11 +101,11 @@ def processes(count: int, knob: str, first: Callable[[], object] | None = None) 
     return execute
 
 
-_start: Start | None = None
+_start: Callable[[], Callable[[Any], Any]] | None = None
 _work: Callable[[Any], Any] | None = None
 
 
-def _begin(start: Start) -> None:
+def _begin(start: Start, places: Any) -> None:
     """End with the parent, however it ends; leave Ctrl-C to it."""
     global _start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -109,7 +117,7 @@ def _begin(start: Start) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    _start = start
+    _start = partial(start, *(places.get() if places else ()))
 
 
 def _work_on(item: Any) -> Any:

@@ -14,12 +14,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.store.files import StoreError, broken, file_digest, link, write_json
+from stages.store.files import StoreError, file_digest, link, write_json, writing
 
 Numbers = dict[str, float]
 
@@ -97,6 +97,7 @@ def find(stage: str, key: str) -> Entry | None:
     if entry is None:
         return None
     if entry.path.exists() and file_digest(entry.path) == entry.digest:
+        os.utime(folder)  # used now: the last that `prune` takes
         return entry
     aside = folder.with_name(f"{folder.name}.bad-{time.time_ns()}")
     print(f"{entry.path}: its content has changed since it was made; put aside as {aside.name}", file=sys.stderr)
@@ -133,19 +134,18 @@ def adding(stage: str, key: str, name: str) -> Iterator[Draft]:
     """
     folder = folder_of(stage, key)
     partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run: the lock is ours
-        partial.mkdir(parents=True)
-        draft = Draft(partial / name)
-        yield draft
-        values = {"name": name, "digest": file_digest(draft.path), "numbers": draft.numbers, "keys": list(draft.keys)}
-        write_json(partial / "entry.json", values)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise broken(folder, error, "cannot be written") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(folder):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed run: the lock is ours
+            partial.mkdir(parents=True)
+            draft = Draft(partial / name)
+            yield draft
+            values = {"name": name, "digest": file_digest(draft.path)}
+            write_json(partial / "entry.json", values | {"numbers": draft.numbers, "keys": list(draft.keys)})
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -169,14 +169,39 @@ def locked(stage: str, key: str, wait: bool = True) -> Iterator[bool]:
         yield True
 
 
-def made(stage: str, path: Path) -> bool:
-    """Whether `path` is a hard link of an entry of this stage: proof that this project made it."""
-    if path.is_symlink() or not path.exists():
-        return False
-    theirs = _inodes(path)
-    return any(theirs <= _inodes(entry.path) for entry in entries(stage)) if theirs else path.is_dir()
+def made(stage: str, paths: Iterable[Path]) -> set[Path]:
+    """Which of the paths are hard links of this stage's entries: proof that this project made them."""
+    asked = {path: _inodes(path) for path in paths}
+    known = set().union(*(_inodes(entry.path) for entry in entries(stage))) if asked else set()
+    return {path for path, inodes in asked.items() if inodes and inodes <= known}
 
 
 def _inodes(path: Path) -> set[tuple[int, int]]:
+    if path.is_symlink() or not path.exists():
+        return set()
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    return {(file.stat().st_dev, file.stat().st_ino) for file in files if file.exists()}
+    return {(stat.st_dev, stat.st_ino) for stat in (file.stat() for file in files)}
+
+
+def listing(prune: float | None = None) -> Iterator[str]:
+    """A line a stage: how many entries and checkpoints the cache holds, and their size.
+
+    Args:
+        prune: days; what was not used for so long is removed first. What another run makes right now is left.
+    """
+    root = cache_folder()
+    for stage in sorted(path for path in root.glob("*") if path.is_dir()):
+        folders = [path for path in stage.iterdir() if path.is_dir()]
+        old = [] if prune is None else [path for path in folders if time.time() - path.stat().st_mtime > prune * 86400]
+        removed = 0
+        for path in old:
+            with locked(stage.name, path.name.split(".")[0], wait=False) as ours:
+                if ours:
+                    shutil.rmtree(path)
+                    removed += 1
+        files = [file for file in stage.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        yield f"{stage.name}: {len(folders) - removed} kept, {size / 1e6:,.1f} MB" + (
+            f", {removed} removed" if old else ""
+        )
+    yield f"in {root}"

@@ -36,6 +36,17 @@ def broken(path: Path, error: Exception, remedy: str) -> StoreError:
     return StoreError(f"{path}: {known} ({error})" if known else f"{path}: {remedy} ({error})")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file where the system, and not the file, is at fault: a full disk, a lacking permission."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in SYSTEM:
+            raise broken(path, error, "") from error
+        raise
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, read in blocks; of a folder over the names and contents of its files."""
     digest = hashlib.sha256()
@@ -59,25 +70,19 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: the disk is full, or another fault of the system.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    except OSError as error:
-        raise broken(path, error, "cannot be written") from error
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        if error.errno in SYSTEM:
-            raise broken(path, error, "cannot be written") from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o644)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def emptied(folder: Path) -> Path:

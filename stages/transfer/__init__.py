@@ -1,7 +1,7 @@
 """Realism transfer: rendered identities in, images that look like the target domain out.
 
-A method is a folder here, with its `Knobs` in `knobs.py` and its `Method` in `method.py`, a file in `conf/method/`, and a
-line below; no other room knows which methods there are. `method.py` beside this file says what a method must do.
+A method is a folder here, with its `Knobs` in `knobs.py` and its `Method` in `method.py`, a file in `conf/method/`, and
+a line below; no other room knows which methods there are. `method.py` beside this file says what a method must do.
 """
 
 from __future__ import annotations

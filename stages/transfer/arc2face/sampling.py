@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.transfer import seed_of
+from stages.transfer.method import seed_of
 
 
 @dataclass(frozen=True)
