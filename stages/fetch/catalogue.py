@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from stages.params import check
+from stages.knobs import check
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 KINDS = ("source", "target", "weights", "benchmark", "training")
