@@ -25,7 +25,7 @@ from stages.embed.prototypes import source_shards
 from stages.knobs import check, knob, knobs
 from stages.measures import frechet, median_distance, mmd
 from stages.pictures import save_png, sheet
-from stages.store import Shard, StoreError, emptied, replacing, write_json, write_shard
+from stages.store import Shard, StoreError, emptied, nothing, replacing, write_json, write_shard
 from stages.transfer.method import seed_of
 
 if TYPE_CHECKING:
@@ -60,13 +60,15 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: embeddings or generator are missing, or the encoder is not causal.
     """
     gap, folder, plots = params.gap, root / "data/gap", root / "plots/gap"
-    emptied(plots)
-    emptied(folder)
     if not params.transfer.has_gap:
+        for empty in (folder, plots):
+            nothing(empty, f"method {params.method} has no gap")
         write_json(root / "metrics/gap.json", {"images": 0})
         return
     from stages.transfer.arc2face.loading import load_pipeline  # here: diffusers takes seconds to load
 
+    emptied(folder)
+    emptied(plots)
     source_paths = source_shards(root)
     target_paths = [root / "data/embed/target.h5"]
     source = draw(source_paths, gap.n_images, seed_of(params.seed, "gap", "source"))
