@@ -32,7 +32,7 @@ from stages.knobs import knob, knobs
 from stages.measures import frechet
 from stages.run import Job, Part, by_range, cores, threads
 from stages.run import run as run_job
-from stages.store import emptied, fingerprint, write_json
+from stages.store import fingerprint, write_json
 from stages.transfer import create
 
 if TYPE_CHECKING:
