@@ -81,7 +81,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """
     folder = root / "data/judge"
     if not params.transfer.makes_images:
-        emptied(folder)
+        nothing(folder, f"method {params.method} makes no images")
         write_json(root / "metrics/judge.json", {"judged_images": 0})
         return
     chosen = chosen_identities(root / "data/filter.h5", params.judge.ids)
