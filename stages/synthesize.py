@@ -23,6 +23,7 @@ from stages.knobs import Codec, knob, knobs, pick_device
 from stages.pictures import save_png, sheet
 from stages.run import Executor, Job, by_range, cores, loop, processes
 from stages.run import run as run_job
+from stages.run.machine import Machine, Work
 from stages.store import Shard, emptied, encode, fingerprint, nothing, write_json
 from stages.transfer import create
 
@@ -76,6 +77,14 @@ def run(params: Params, root: Path = Path(".")) -> None:
     emptied(plots)
     save_png(plots / "sheet.png", _sheet(root))
     write_json(root / "metrics/synthesize.json", _metrics([part.path for part in job.parts], len(chosen)))
+
+
+def cost(params: Params, root: Path, machine: Machine) -> Work | None:
+    """About how long it takes, as the method says."""
+    if not params.transfer.makes_images:
+        return None
+    images = params.n_ids * params.images_per_id
+    return Work(images * params.transfer.seconds(root, machine), f"{images:,} images")
 
 
 def _executor(params: Params) -> Executor:
