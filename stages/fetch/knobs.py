@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from stages.knobs import knob, knobs
 
+DIGIFACE = 10_000 * 72 + 99_999 * 5  # images
+
 
 @knobs("fetch")
 class Fetch:
@@ -31,3 +33,14 @@ class Fetch:
     templates: int = knob(60, "identities of the embedded template benchmark", ge=2)
     group_pairs: int = knob(100, "per group, as pairs", ge=40, multiple_of=20)
     workers: int = knob(0, "processes; 0 is one a core", ge=0)
+
+    def source_images(self, n_ids: int) -> int:
+        """Images of the source: of the embedded one, ceil(1.25 n_ids) identities in whole zips."""
+        if self.source != "embedded":
+            return DIGIFACE
+        return -(-n_ids * 5 // 4 // self.source_ids_per_zip) * self.source_ids_per_zip * self.source_images_per_id
+
+    @property
+    def images_of_target(self) -> int:
+        """Images of the target."""
+        return self.target_ids * self.target_images_per_id if self.target == "embedded" else self.target_images

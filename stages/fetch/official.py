@@ -19,7 +19,8 @@ from tqdm import tqdm
 from stages.fetch import digiface
 from stages.fetch.catalogue import Entry, File, select
 from stages.fetch.download import Hashes, download, problem
-from stages.params import Fetch, ParamsError, check
+from stages.fetch.knobs import Fetch
+from stages.knobs import ParamsError, check
 from stages.store import StoreError, replacing
 from stages.world.datasets import EPOCH, comment
 

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stages.params import Params
+    from stages.run.machine import Machine
 
 
 class MethodKnobs:
@@ -28,6 +31,24 @@ class MethodKnobs:
     makes_images: ClassVar[bool] = True
     has_gap: ClassVar[bool] = False
     learns: ClassVar[bool] = False
+
+    @property
+    def side(self) -> int:
+        """Of its images, px."""
+        return 112
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What it takes of a GPU's memory, about."""
+        return 0
+
+    def paths(self) -> dict[str, str]:
+        """The files and folders that its knobs name, by knob."""
+        return {}
+
+    def seconds(self, root: Path, machine: Machine) -> float:
+        """About how long it takes to make an image on this machine."""
+        return 0.0
 
     def check(self, params: Params) -> None:
         """Refuse knobs that do not fit each other.
