@@ -100,8 +100,8 @@ def check_licenses(entries: Iterable[Entry], accepted: Sequence[str], profile: s
         ]
         knob = f"'fetch.accept_licenses=[{','.join(dict.fromkeys([*accepted, *bound]))}]'"
         raise ParamsError(
-            f"read these terms{''.join(lines)}\nand accept them: type `r2r params profile={profile} {knob}`, or give an "
-            f"experiment `-S {knob}`; once for all, put it into conf/profile/{profile}.yaml"
+            f"read these terms{''.join(lines)}\nand accept them: type `r2r params profile={profile} {knob}`, or give "
+            f"an experiment `-S {knob}`; once for all, put it into conf/profile/{profile}.yaml"
         )
 
 
@@ -129,7 +129,7 @@ def inspect(entries: Iterable[Entry], knobs: Fetch, library: Path, hashes: Hashe
         files = [(file, library / file.path) for file in files_of(entry, knobs)]
         there = [(file, path) for file, path in files if path.exists()]
         with ThreadPoolExecutor(knobs.parallel) as pool:
-            faults = list(pool.map(lambda pair: problem(*pair, hashes) if pair[1].is_file() else "", there))
+            faults = list(pool.map(lambda pair: problem(pair[0], pair[1], hashes) if pair[1].is_file() else "", there))
         wrong = [f"{path}: {fault}" for (_, path), fault in zip(there, faults, strict=True) if fault]
         missing = [file for file, path in files if not path.exists()]
         whole = [entry.archive] if entry.archive and missing else missing
@@ -161,6 +161,8 @@ def get(entries: Sequence[Entry], knobs: Fetch, data: Path) -> None:
     """
     library = folder()
     given, address = mirror(knobs.mirror)
+    if not entries:
+        return
     with locked("library", "fetch"), Hashes(library / "hashes.json") as hashes:
         faults = []
         for entry in entries:
@@ -237,8 +239,8 @@ def link_entry(entry: Entry, place: Path, knobs: Fetch, library: Path, hashes: H
     if entry.kind == "target":
         there = next((place / name for name in FFHQ_PLACES if (place / name).exists()), None)
         if there and not (library / files_of(entry, knobs)[0].path).exists():
-            found = take_target(entry, there, knobs, library)
-            check(found, f"fetch.target_images is {knobs.target_images}, and {there} has fewer of {entry.name}'s images")
+            enough = take_target(entry, there, knobs, library)
+            check(enough, f"fetch.target_images is {knobs.target_images}, but {there} has fewer images of {entry.name}")
     files = [file for file in entry.files if not (library / file.path).is_file()]
     faults = _link_files(files, place, library, hashes)
     if entry.archive and not all((library / file.path).is_file() for file in entry.files):

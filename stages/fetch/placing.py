@@ -92,8 +92,8 @@ class Standing:
         for path in self.paths:
             if path not in own and not _within(path, self.wanted):
                 raise StoreError(
-                    f"{path}: not made or got by fetch, or no longer known to its cache, and it would be taken for a part "
-                    "of the data; move it away (docs/data.md: how a set of yours is read in place)"
+                    f"{path}: not made or got by fetch, or no longer known to its cache, and it would be taken for a "
+                    "part of the data; move it away (docs/data.md: how a set of yours is read in place)"
                 )
 
     def clear(self) -> None:

@@ -1,7 +1,7 @@
 """What a folder was given, written beside it: so that who reads it later sees that a part of it is gone.
 
 DVC restores an output's files, and no links to folders; a person may delete one of fifty zips. The manifest, a hidden
-file of the folder, names everything that was put there, and says the content of linked folders, which DVC does not hash.
+file of the folder, names all that was put there, and says the content of linked folders, which DVC does not hash.
 """
 
 from __future__ import annotations
@@ -47,6 +47,6 @@ def check_manifest(folder: Path, stage: str = "fetch") -> None:
     files = read_manifest(folder)["files"]
     if missing := [name for name in files if not (folder / name).exists()]:
         raise StoreError(
-            f"{folder / missing[0]}: is gone, {len(missing)} of the {len(files)} that {stage} put there are; bring them "
-            f"back by `r2r {stage}`"
+            f"{folder / missing[0]}: is gone, {len(missing)} of the {len(files)} that {stage} put there are; bring "
+            f"them back by `r2r {stage}`"
         )

@@ -32,8 +32,8 @@ def source_zips(
     Raises:
         ParamsError: more people than a population has.
     """
-    most = PEOPLE // ids_per_zip * ids_per_zip
-    check(identities.stop <= most, f"{identities.stop:,} people of the embedded {name}: there are {most:,}; lower n_ids")
+    most, asked = PEOPLE // ids_per_zip * ids_per_zip, identities.stop
+    check(asked <= most, f"{asked:,} people are asked for, but the embedded {name} has {most:,}; lower n_ids")
     firsts = range(identities.start // ids_per_zip * ids_per_zip, identities.stop, ids_per_zip)
     return [
         population(

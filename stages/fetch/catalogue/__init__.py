@@ -2,12 +2,12 @@
 
 `python -m stages.fetch.catalogue` prints the tables of docs/data.md.
 
-A file's path is relative to data/. A place is an https address, `hf:owner/repository/file` or `gdrive:id`; `base` and the
-file's own name make its first place, `places` of a file or an archive come after it, in order. `size` in bytes is exact
-and enforced; "3.4 GB" is about, for planning. `sha256` (or its beginning) and `md5` are the publisher's: none is guessed.
-Where there is none, the hub's own statement is enforced, and what arrives first is recorded and enforced from then on.
-`by_hand` says how to get what may not or cannot be fetched; `expect` is what must then stand in the folder (glob: number
-of files, 0 is any from one).
+A file's path is relative to data/. A place is an https address, `hf:owner/repository/file` or `gdrive:id`; `base` and
+the file's own name make its first place, `places` of a file or an archive come after it, in order. `size` in bytes is
+exact and enforced; "3.4 GB" is about, for planning. `sha256` (or its beginning) and `md5` are the publisher's: none is
+guessed. Where there is none, the hub's own statement is enforced, and what arrives first is recorded and enforced from
+then on. `by_hand` says how to get what may not or cannot be fetched; `expect` is what must then stand in the folder
+(glob: number of files, 0 is any from one).
 """
 
 from __future__ import annotations
