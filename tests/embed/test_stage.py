@@ -159,9 +159,12 @@ def test_metrics_are_those_of_a_loop(root, params) -> None:
 def embedded(monkeypatch) -> list[int]:
     """The rows that were embedded."""
     original, rows = stage.embedder, []
-    monkeypatch.setattr(
-        stage, "embedder", lambda *args: lambda batch, see=original(*args): rows.extend(batch.rows) or see(batch)
-    )
+
+    def embedder(params: Params, root):
+        see = original(params, root)
+        return lambda batch: rows.extend(batch.rows) or see(batch)
+
+    monkeypatch.setattr(stage, "embedder", embedder)
     return rows
 
 
