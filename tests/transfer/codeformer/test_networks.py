@@ -167,7 +167,7 @@ def test_quantising_by_loops():
 def test_the_codes_term_is_the_weighted_one():
     quantizer = VectorQuantizer(4, 3, beta=0.25).double()
     latents = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    codes, loss, numbers = quantizer(latents)
+    _, loss, numbers = quantizer(latents)
     loss.backward()
     difference = (latents - quantizer.look_up(numbers)).detach()
     torch.testing.assert_close(latents.grad, 2 * difference / 12)

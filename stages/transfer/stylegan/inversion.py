@@ -1,0 +1,201 @@
+"""Look for face images in what a StyleGAN2 can paint, and paint what is found.
+
+    model = load_inverter(Path("e4e_ffhq_encode.pt")).to("cuda")
+    images = apply(model, images, Inversion("e4e"), points)
+
+A generator of photographs paints nothing but photographs: what it makes of a rendered face is the method. The styles
+come from an encoder (`psp`, `e4e`), from optimisation, or from an encoder and then some steps of it (`hybrid`).
+
+Given five points, a face is cut out as FFHQ was (`align_all_parallel.py` of pSp, by Karras et al.), and what the
+generator paints is put back. The official code takes eyes and mouth from dlib's 68 landmarks, here they are the five
+points. What lies outside of the image is mirrored; the official code also blurs it. Interpolation is linear.
+
+Notation: n images, h x w pixels, s a network's size, L styles of d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.params import check
+from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
+from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
+from stages.transfer.stylegan.files import Inverter
+from stages.transfer.stylegan.projector import Perceptual, Projection, project, style_statistics
+
+OPTIMISED = ("optimisation", "hybrid")
+INVERSIONS = ("psp", "e4e", *OPTIMISED)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How images are inverted; the defaults are the official scripts'."""
+
+    inversion: str = "e4e"  # psp | e4e | optimisation | hybrid
+    projection: Projection = field(default_factory=Projection)  # of optimisation and hybrid; hybrid is in w+
+    face: int = 256  # px, of what is painted: the official `face_pool`
+    size: int | None = None  # px, square, of the output; None: as it comes, `face` px or the image with its face
+    batch: int = 8  # images at a time on a GPU
+
+    def __post_init__(self) -> None:
+        check(self.inversion in INVERSIONS, f"stylegan.inversion {self.inversion!r}: one of {', '.join(INVERSIONS)}")
+        check(self.face >= 1, f"stylegan.face is {self.face} px: at least 1")
+        check(self.size is None or self.size >= 1, f"stylegan.size is {self.size} px: at least 1, or none")
+        check(self.batch >= 1, f"stylegan.batch is {self.batch}: at least 1")
+        in_w_plus = self.inversion != "hybrid" or self.projection.space == "w+"
+        check(in_w_plus, "projection.space is 'w': a hybrid inversion starts from an encoder's styles, which are in w+")
+
+
+def apply(
+    model: Inverter,
+    images: np.ndarray,
+    settings: Inversion | None = None,
+    points: np.ndarray | None = None,
+    perceptual: Perceptual | None = None,
+    seeds: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Invert images and paint them again.
+
+    Args:
+        model: networks in evaluation mode.
+        images: [n, h, w, 3] uint8, RGB.
+        settings: official by default.
+        points: [n, 5, 2] px, the eyes, nose and corners of the mouth; none: the images are cut as FFHQ is.
+        perceptual: of optimisation and hybrid.
+        seeds: n, of the noise of optimisation and hybrid.
+
+    Returns:
+        [n, size, size, 3] uint8, RGB. Without `size`: [n, h, w, 3] with points, else [n, face, face, 3].
+
+    Raises:
+        ValueError: images or points of another shape, an inversion for which the model has no encoder, or no
+            perceptual network for one that needs it.
+    """
+    settings = settings or Inversion()
+    check_images(images)
+    if points is not None and np.shape(points) != (len(images), 5, 2):
+        raise ValueError(f"points {list(np.shape(points))} for {len(images)} images: [n, 5, 2] was expected")
+    if seeds is not None and len(seeds) != len(images):
+        raise ValueError(f"{len(seeds)} seeds for {len(images)} images: one each was expected")
+    _check_model(model, settings, perceptual)
+    device = next(model.generator.parameters()).device
+    statistics = style_statistics(model.generator) if settings.inversion in OPTIMISED else None
+
+    def some(images: np.ndarray, part: slice) -> np.ndarray:
+        those = None if points is None else np.asarray(points, float)[part]
+        sides = {model.generator.size, model.encoder.size if model.encoder is not None else model.generator.size}
+        cut = {
+            side: np.stack([_cut(image, those, number, side) for number, image in enumerate(images)]) for side in sides
+        }
+        painted = _invert(model, cut, settings, perceptual, None if seeds is None else seeds[part], statistics)
+        if those is not None:
+            painted = np.stack([put_back(*each) for each in zip(images, painted, those, strict=True)])
+        if settings.size is not None:
+            painted = np.stack([_resize(image, settings.size) for image in painted])
+        return painted
+
+    return in_batches(some, images, settings.batch, device)
+
+
+def encode(model: Inverter, images: Tensor) -> Tensor:
+    """Styles [n, L, d] of images [n, 3, s, s] in [-1, 1], s the encoder's size."""
+    assert model.encoder is not None
+    styles = model.encoder(images)
+    if model.from_mean:
+        assert model.mean is not None
+        styles = styles + model.mean
+    return styles
+
+
+def square_of(points: np.ndarray, size: int) -> np.ndarray:
+    """The square by which FFHQ was cut, as the [2, 3] matrix from it, of `size` px, to the image.
+
+    It is turned as the line between the eyes and the one from them to the mouth are on average; its side is the larger
+    of 4 times the eyes' distance and 3.6 times their distance to the mouth.
+
+    Args:
+        points: [5, 2] px: eyes, nose, corners of the mouth, pixel centres at whole numbers.
+        size: px.
+
+    Raises:
+        ValueError: the points coincide.
+    """
+    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
+    across, down = points[1] - points[0], mouth - eyes
+    x = across + np.array([down[1], -down[0]])
+    if not np.hypot(*x) > 0:
+        raise ValueError(f"the points {points.round(1).tolist()} span no square")
+    x *= max(2 * np.hypot(*across), 1.8 * np.hypot(*down)) / np.hypot(*x)
+    y = np.array([-x[1], x[0]])
+    corner = eyes + 0.1 * down - x - y
+    axes = 2 * np.stack([x, y], 1) / size
+    return np.concatenate([axes, (corner + axes @ (0.5, 0.5))[:, None]], 1)
+
+
+def put_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The image [h, w, 3] uint8 with what was painted, [s, s, 3] uint8, in the place of its square."""
+    side = round(float(np.linalg.norm(square_of(points, 1)[:, 0])))
+    if side < len(face):
+        face = _resize(face, max(1, side))
+    matrix = square_of(points, len(face))
+    h, w = image.shape[:2]
+    warped = cv2.warpAffine(face, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
+    mask = cv2.warpAffine(np.ones(face.shape[:2], np.float32), matrix, (w, h))[..., None]
+    return (mask * warped + (1 - mask) * image).round().astype(np.uint8)
+
+
+def _cut(image: np.ndarray, points: np.ndarray | None, number: int, size: int) -> np.ndarray:
+    if points is None:
+        return _resize(image, size)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    matrix = square_of(points[number], size)
+    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    kind = cv2.INTER_AREA if size < min(image.shape[:2]) else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=kind)
+
+
+def _invert(
+    model: Inverter,
+    cut: dict[int, np.ndarray],
+    settings: Inversion,
+    perceptual: Perceptual | None,
+    seeds: Sequence[int] | None,
+    statistics: tuple[Tensor, float] | None,
+) -> np.ndarray:
+    with torch.no_grad():
+        styles = noise = None
+        if settings.inversion != "optimisation":
+            assert model.encoder is not None
+            styles = encode(model, to_network(cut[model.encoder.size], model.encoder))
+        if settings.inversion in OPTIMISED:
+            assert perceptual is not None
+            targets = to_network(cut[model.generator.size], model.generator)
+            styles, noise = project(
+                model.generator, targets, perceptual, settings.projection, seeds, styles, statistics
+            )
+        assert styles is not None
+        painted = model.generator.synthesis(styles, noise)
+        return to_images(F.adaptive_avg_pool2d(painted, settings.face), truncate=True)
+
+
+def _check_model(model: Inverter, settings: Inversion, perceptual: Perceptual | None) -> None:
+    kinds = {"psp": PSPEncoder, "e4e": E4EEncoder}
+    kind = settings.inversion
+    if kind in kinds and not isinstance(model.encoder, kinds[kind]):
+        raise ValueError(f"inversion {kind!r}: the model's encoder is {type(model.encoder).__name__}")
+    if kind == "hybrid" and model.encoder is None:
+        raise ValueError("inversion 'hybrid': the model has no encoder")
+    if kind in OPTIMISED and perceptual is None:
+        raise ValueError(f"inversion {kind!r} needs a perceptual network")
+    if model.encoder is not None and model.from_mean and model.mean is None:
+        raise ValueError("the encoder's styles are relative to a mean that the model does not have")
