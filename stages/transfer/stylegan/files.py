@@ -232,8 +232,7 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    tensor = torch.empty(0, dtype=storage.dtype)
-    return tensor.set_(storage.untyped(), offset, size, stride)
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
 def _parameter(data: Any, *_: Any) -> Any:

@@ -6,9 +6,7 @@
 A generator of photographs paints nothing but photographs: what it makes of a rendered face is the method. The styles
 come from an encoder (`psp`, `e4e`), from optimisation, or from an encoder and then some steps of it (`hybrid`).
 
-Given five points, a face is cut out as FFHQ was (`align_all_parallel.py` of pSp, by Karras et al.), and what the
-generator paints is put back. The official code takes eyes and mouth from dlib's 68 landmarks, here they are the five
-points. What lies outside of the image is mirrored; the official code also blurs it. Interpolation is linear.
+Given five points, a face is cut out as FFHQ was (`stages.transfer.ffhq`), and what the generator paints is put back.
 
 Notation: n images, h x w pixels, s a network's size, L styles of d dimensions.
 """
@@ -18,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +23,7 @@ from torch.nn import functional as F
 
 from stages.params import check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
+from stages.transfer.ffhq import cut, put_back, resize
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
 from stages.transfer.stylegan.files import Inverter
 from stages.transfer.stylegan.projector import Perceptual, Projection, project, style_statistics
@@ -91,14 +89,17 @@ def apply(
     def some(images: np.ndarray, part: slice) -> np.ndarray:
         those = None if points is None else np.asarray(points, float)[part]
         sides = {model.generator.size, model.encoder.size if model.encoder is not None else model.generator.size}
-        cut = {
-            side: np.stack([_cut(image, those, number, side) for number, image in enumerate(images)]) for side in sides
+        faces = {
+            side: np.stack(
+                [cut(image, side, None if those is None else those[number]) for number, image in enumerate(images)]
+            )
+            for side in sides
         }
-        painted = _invert(model, cut, settings, perceptual, None if seeds is None else seeds[part], statistics)
+        painted = _invert(model, faces, settings, perceptual, None if seeds is None else seeds[part], statistics)
         if those is not None:
             painted = np.stack([put_back(*each) for each in zip(images, painted, those, strict=True)])
         if settings.size is not None:
-            painted = np.stack([_resize(image, settings.size) for image in painted])
+            painted = np.stack([resize(image, settings.size) for image in painted])
         return painted
 
     return in_batches(some, images, settings.batch, device)
@@ -114,59 +115,9 @@ def encode(model: Inverter, images: Tensor) -> Tensor:
     return styles
 
 
-def square_of(points: np.ndarray, size: int) -> np.ndarray:
-    """The square by which FFHQ was cut, as the [2, 3] matrix from it, of `size` px, to the image.
-
-    It is turned as the line between the eyes and the one from them to the mouth are on average; its side is the larger
-    of 4 times the eyes' distance and 3.6 times their distance to the mouth.
-
-    Args:
-        points: [5, 2] px: eyes, nose, corners of the mouth, pixel centres at whole numbers.
-        size: px.
-
-    Raises:
-        ValueError: the points coincide.
-    """
-    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
-    across, down = points[1] - points[0], mouth - eyes
-    x = across + np.array([down[1], -down[0]])
-    if not np.hypot(*x) > 0:
-        raise ValueError(f"the points {points.round(1).tolist()} span no square")
-    x *= max(2 * np.hypot(*across), 1.8 * np.hypot(*down)) / np.hypot(*x)
-    y = np.array([-x[1], x[0]])
-    corner = eyes + 0.1 * down - x - y
-    axes = 2 * np.stack([x, y], 1) / size
-    return np.concatenate([axes, (corner + axes @ (0.5, 0.5))[:, None]], 1)
-
-
-def put_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The image [h, w, 3] uint8 with what was painted, [s, s, 3] uint8, in the place of its square."""
-    side = round(float(np.linalg.norm(square_of(points, 1)[:, 0])))
-    if side < len(face):
-        face = _resize(face, max(1, side))
-    matrix = square_of(points, len(face))
-    h, w = image.shape[:2]
-    warped = cv2.warpAffine(face, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
-    mask = cv2.warpAffine(np.ones(face.shape[:2], np.float32), matrix, (w, h))[..., None]
-    return (mask * warped + (1 - mask) * image).round().astype(np.uint8)
-
-
-def _cut(image: np.ndarray, points: np.ndarray | None, number: int, size: int) -> np.ndarray:
-    if points is None:
-        return _resize(image, size)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    matrix = square_of(points[number], size)
-    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-
-
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    kind = cv2.INTER_AREA if size < min(image.shape[:2]) else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=kind)
-
-
 def _invert(
     model: Inverter,
-    cut: dict[int, np.ndarray],
+    faces: dict[int, np.ndarray],
     settings: Inversion,
     perceptual: Perceptual | None,
     seeds: Sequence[int] | None,
@@ -176,10 +127,10 @@ def _invert(
         styles = noise = None
         if settings.inversion != "optimisation":
             assert model.encoder is not None
-            styles = encode(model, to_network(cut[model.encoder.size], model.encoder))
+            styles = encode(model, to_network(faces[model.encoder.size], model.encoder))
         if settings.inversion in OPTIMISED:
             assert perceptual is not None
-            targets = to_network(cut[model.generator.size], model.generator)
+            targets = to_network(faces[model.generator.size], model.generator)
             styles, noise = project(
                 model.generator, targets, perceptual, settings.projection, seeds, styles, statistics
             )
