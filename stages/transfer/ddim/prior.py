@@ -1,6 +1,7 @@
 """An unconditional diffusion model in diffusers' format: a folder with `unet/` and `scheduler/`.
 
-In pixels (`DDPMPipeline`, such as google/ddpm-ema-celebahq-256), or in latents with a `vqvae/` (`LDMPipeline`) or `vae/`.
+In pixels (`DDPMPipeline`, such as google/ddpm-ema-celebahq-256), or in latents, with a `vqvae/` (`LDMPipeline`) or a
+`vae/`.
 
 Notation: n images, s pixels of a side, c x t x t latents; in pixels the latents are the image, c = 3 and t = s.
 """
@@ -47,9 +48,9 @@ class Prior:
 
         Clipping is off: it is no part of DDIM's equation, and would not let the way back be the inverse.
         """
-        same = {"clip_sample": False}
+        same: dict[str, Any] = {"clip_sample": False}
         if self.scheduler.get("timestep_spacing") != "trailing":
-            same["timestep_spacing"] = "leading"  # type: ignore[assignment]
+            same["timestep_spacing"] = "leading"
         inverse = DDIMInverseScheduler.from_config(self.scheduler, **same)
         forward = DDIMScheduler.from_config(self.scheduler, thresholding=False, **same)
         inverse.set_timesteps(steps)
