@@ -175,20 +175,10 @@ def is_gray(image: np.ndarray, threshold: float) -> bool:
 
 
 def match_colour(content: np.ndarray, style: np.ndarray, eps: float = 1e-5) -> np.ndarray:
-    """Content [h, w, 3] with the style's mean and deviation in each channel, in [0, 255] (`adain_npy`).
-
-    Where values would leave the range, the deviation is reduced until the furthest of them does not; officially so.
-    """
+    """Content [h, w, 3] with the style's mean and deviation in each channel, float64 (`adain_npy`)."""
     flat, like = content.reshape(-1, 3).astype(float), style.reshape(-1, 3).astype(float)
-    normal = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + eps)
-    mean, std = like.mean(0), np.sqrt(like.var(0) + eps)
-    result = normal * std + mean
-    low, high = result.min(0).argmin(), result.max(0).argmax()
-    lowest, highest = result[:, low].min(), result[:, high].max()
-    if highest > 256 or lowest < 0:
-        std = std * min(mean[low] / (mean[low] - lowest), (256 - 1e-12 - mean[high]) / (highest - mean[high]))
-        result = normal * std + mean
-    return result.reshape(content.shape)
+    scale = np.sqrt((like.var(0) + eps) / (flat.var(0) + eps))
+    return ((flat - flat.mean(0)) * scale + like.mean(0)).reshape(content.shape)
 
 
 @torch.inference_mode()
