@@ -65,11 +65,14 @@ def test_files_round_trip_strictly(tmp_path, load, kind, sizes, key):
         load(path, **sizes)
 
 
-def test_the_weights_with_ema_are_preferred(tmp_path):
+@pytest.mark.parametrize(
+    ("load", "kind", "sizes"), [(load_codeformer, CodeFormer, SIZES), (load_vqgan, VQGAN, VQGAN_SIZES)]
+)
+def test_the_weights_with_ema_are_preferred(tmp_path, load, kind, sizes):
     path = tmp_path / "codeformer.pth"
-    ema, last = (randomised(VQGAN(**VQGAN_SIZES), seed).state_dict() for seed in (0, 1))
+    ema, last = (randomised(kind(**sizes), seed).state_dict() for seed in (0, 1))
     torch.save({"params": last, "params_ema": ema}, path)
-    assert torch.equal(load_vqgan(path, **VQGAN_SIZES).quantize.embedding.weight, ema["quantize.embedding.weight"])
+    assert torch.equal(load(path, **sizes).quantize.embedding.weight, ema["quantize.embedding.weight"])
 
 
 def group_norm(x, groups, weight, bias):

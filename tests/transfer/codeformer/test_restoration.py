@@ -146,6 +146,7 @@ def test_the_unaligned_path_brings_the_face_to_the_template():
     face = network.asked[0][0][0].permute(1, 2, 0).numpy()
     for x, y in FFHQ_POINTS:
         window = face[round(y) - 14 : round(y) + 15, round(x) - 14 : round(x) + 15].mean(2) + 1
+        assert window[14, 14] > 1.9, (x, y)
         centre = [(window * grid).sum() / window.sum() for grid in np.mgrid[-14:15, -14:15]]
         assert np.hypot(*centre) < 3, (x, y)
     corner = (face[0, 0] + 1) * 127.5  # outside the crop

@@ -281,6 +281,14 @@ def test_encoder_files(tmp_path, kind):
             assert torch.equal(value, content["state_dict"][f"{part}.{name}"]), name
 
 
+def test_an_encoder_may_be_without_a_mean(tmp_path):
+    opts = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": False}
+    write_inverter(tmp_path / "encode.pt", opts=opts, latent_avg=None)
+    model = load_inverter(tmp_path / "encode.pt", **ENCODER)
+    assert not model.from_mean
+    assert model.mean is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
