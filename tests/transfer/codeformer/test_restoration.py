@@ -114,6 +114,15 @@ def test_a_gray_image_stays_gray_and_keeps_its_tone():
     assert np.ptp(ignored, axis=2).max() > 5
 
 
+def test_gray_is_known_before_the_image_is_enlarged_and_framed():
+    gray = pictures(1).mean(3, keepdims=True).astype(np.uint8).repeat(3, 3)
+    points = (ARCFACE_POINTS / 112 * 20)[None]
+    out = apply(tiny(), gray, points=points)[0].astype(int)
+    assert np.ptp(out[20:44, 20:44], axis=2).mean() < 3  # the frame has a tint
+    ignored = apply(tiny(), gray, Restoration(gray_threshold=-1), points)[0].astype(int)
+    assert np.ptp(ignored[20:44, 20:44], axis=2).mean() > 10
+
+
 def test_colour_matching():
     rng = np.random.default_rng(0)
     content, style = rng.normal(100, 20, (40, 40, 3)), rng.normal((90, 120, 150), (5, 10, 15), (40, 40, 3))
@@ -139,16 +148,18 @@ def test_the_template_is_met_in_spite_of_a_wild_point():
 
 def test_the_unaligned_path_brings_the_face_to_the_template():
     network = Same(512)
-    image = np.full((112, 112, 3), 90, np.uint8)
-    for x, y in ARCFACE_POINTS:
-        cv2.circle(image, (round(x), round(y)), 2, (255, 255, 255), -1)
-    apply(network, image[None], Restoration(upscale=1), ARCFACE_POINTS[None])
+    points = FFHQ_POINTS * 0.22 + (-1.3, 2.6)
+    y, x = np.mgrid[:112, :112]
+    spots = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8) for u, v in points)
+    image = (90 + 150 * spots[..., None].repeat(3, 2)).round().clip(0, 255).astype(np.uint8)
+    apply(network, image[None], Restoration(upscale=1), points[None])
     face = network.asked[0][0][0].permute(1, 2, 0).numpy()
     for x, y in FFHQ_POINTS:
-        window = face[round(y) - 14 : round(y) + 15, round(x) - 14 : round(x) + 15].mean(2) + 1
-        assert window[14, 14] > 1.9, (x, y)
-        centre = [(window * grid).sum() / window.sum() for grid in np.mgrid[-14:15, -14:15]]
-        assert np.hypot(*centre) < 3, (x, y)
+        bright = face[round(y) - 20 : round(y) + 21, round(x) - 20 : round(x) + 21].mean(2)
+        bright = bright - bright.min()
+        assert bright[20, 20] > 0.9, (x, y)
+        centre = [(bright * grid).sum() / bright.sum() for grid in np.mgrid[-20:21, -20:21]]
+        assert np.hypot(*centre) < 0.8, (x, y)
     corner = (face[0, 0] + 1) * 127.5  # outside the crop
     np.testing.assert_allclose(corner, (132, 133, 135), atol=0.01)
 

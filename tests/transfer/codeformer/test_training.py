@@ -60,13 +60,20 @@ def test_stage_1_with_a_discriminator(clean):
     network, discriminator = VQGAN(**VQGAN_SIZES).train(), Discriminator(4, 1).train()
     before = copy.deepcopy(network.state_dict()), copy.deepcopy(discriminator.state_dict())
     with torch.no_grad():
-        output = network(clean)[0]
         real = float(F.relu(1 - copy.deepcopy(discriminator)(clean)).mean())
+    output, _, _ = network(clean)
+    reconstruction = F.l1_loss(output, clean) + perceptual(output, clean)
+    fooled = -copy.deepcopy(discriminator)(output).mean()
+    pulls = [
+        torch.autograd.grad(x, network.generator.blocks[-1].weight, retain_graph=True)[0]
+        for x in (reconstruction, fooled)
+    ]
+    weight = min(1.0, float(pulls[0].norm() / (pulls[1].norm() + 1e-4)))
     losses = vqgan_step(network, discriminator, (adam(network), adam(discriminator)), clean, perceptual)
     assert set(losses) == {"reconstruction", "codebook", "gan", "real", "fake"}
     assert losses["real"] == pytest.approx(real, rel=1e-5)
-    expected = float(F.l1_loss(output, clean) + perceptual(output, clean))
-    assert losses["reconstruction"] == pytest.approx(expected, rel=1e-5)
+    assert losses["reconstruction"] == pytest.approx(float(reconstruction.detach()), rel=1e-5)
+    assert losses["gan"] == pytest.approx(0.8 * weight * float(fooled.detach()), rel=1e-4)
     assert changed(before[0], network) == {"encoder", "quantize", "generator"}
     assert changed(before[1], discriminator) == {"main"}
 
@@ -117,10 +124,12 @@ def test_stage_3_fuses_on_mild_degradation_only(clean, restorer, mild):
 
 def test_stage_3_without_fusion_still_learns_codes(clean, restorer):
     network, vqgan = restorer
-    losses = fusion_step(
-        network, vqgan, Discriminator(4, 1), (adam(network), None), clean, clean, perceptual, 0.0, mild=True
-    )
-    assert losses["codes"] > 0
+    discriminator = Discriminator(4, 1)
+    for w in (0.0, 1.0):
+        optimisers = adam(network), None
+        losses = fusion_step(network, vqgan, discriminator, optimisers, clean, clean, perceptual, w, mild=True)
+        assert losses["codes"] > 0
+        assert all(parameter.grad is None for parameter in discriminator.parameters())
 
 
 def test_the_official_schedule_of_stage_3():
