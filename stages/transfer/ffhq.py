@@ -38,8 +38,9 @@ def square_of(points: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([axes, (corner + axes @ (0.5, 0.5))[:, None]], 1)
 
 
-def put_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndarray:
+def put_back(image: np.ndarray, points: np.ndarray | None, face: np.ndarray) -> np.ndarray:
     """The image [h, w, 3] uint8 with what was painted, [s, s, 3] uint8, in the place of its square."""
+    assert points is not None
     side = round(float(np.linalg.norm(square_of(points, 1)[:, 0])))
     if side < len(face):
         face = resize(face, max(1, side))
@@ -50,7 +51,7 @@ def put_back(image: np.ndarray, face: np.ndarray, points: np.ndarray) -> np.ndar
     return (mask * warped + (1 - mask) * image).round().astype(np.uint8)
 
 
-def cut(image: np.ndarray, size: int, points: np.ndarray | None = None) -> np.ndarray:
+def cut(image: np.ndarray, points: np.ndarray | None, size: int) -> np.ndarray:
     """The square of an image [h, w, 3] uint8: [size, size, 3]. Without points, the image is the square."""
     if points is None:
         return resize(image, size)
@@ -63,3 +64,16 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """[h, w, 3] uint8 -> [size, size, 3]; by area if smaller, else linear."""
     kind = cv2.INTER_AREA if size < min(image.shape[:2]) else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=kind)
+
+
+def points_of(points: np.ndarray | None, n: int) -> list[np.ndarray | None]:
+    """The points [5, 2] of each of n images, or none for each.
+
+    Raises:
+        ValueError: points of another shape than [n, 5, 2].
+    """
+    if points is None:
+        return [None] * n
+    if np.shape(points) != (n, 5, 2):
+        raise ValueError(f"points {list(np.shape(points))} for {n} images: [n, 5, 2] was expected")
+    return list(np.asarray(points, float))

@@ -41,9 +41,9 @@ def test_cutting_and_putting_back_is_nearly_nothing():
         np.uint8
     )
     for size in (128, 256, 512):
-        face = cut(image, size, ARCFACE_POINTS)
+        face = cut(image, ARCFACE_POINTS, size)
         assert face.shape == (size, size, 3)
-        back = put_back(image, face, ARCFACE_POINTS).astype(int)
+        back = put_back(image, ARCFACE_POINTS, face).astype(int)
         assert np.abs(back - image).mean() < 1.0
         assert np.abs(back - image).max() < 12
 
@@ -51,7 +51,7 @@ def test_cutting_and_putting_back_is_nearly_nothing():
 def test_only_the_square_changes():
     image = np.zeros((200, 200, 3), np.uint8)
     points = ARCFACE_POINTS / 2 + 50
-    out = put_back(image, np.full((64, 64, 3), 255, np.uint8), points)
+    out = put_back(image, points, np.full((64, 64, 3), 255, np.uint8))
     low, high = official_quad(points).min(0), official_quad(points).max(0)
     assert (out[int(low[1]) + 3 : int(high[1]) - 3, int(low[0]) + 3 : int(high[0]) - 3] == 255).all()
     assert not out[: int(low[1]) - 2].any()
@@ -61,7 +61,7 @@ def test_only_the_square_changes():
 def test_outside_of_the_image_it_is_mirrored():
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     matrix = square_of(ARCFACE_POINTS, 256)
-    face = cut(image, 256, ARCFACE_POINTS)
+    face = cut(image, ARCFACE_POINTS, 256)
     mirrored = np.pad(image, ((112, 112), (112, 112), (0, 0)), "reflect").astype(float)
     for u, v in [(3, 4), (128, 250), (200, 2), (254, 254)]:
         x, y = matrix @ (u, v, 1) + 112
@@ -73,6 +73,6 @@ def test_outside_of_the_image_it_is_mirrored():
 
 def test_without_points_the_image_is_the_square():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(cut(image, 8), image)
+    np.testing.assert_array_equal(cut(image, None, 8), image)
     np.testing.assert_allclose(resize(image, 4), image.reshape(4, 2, 4, 2, 3).mean((1, 3)), atol=0.51)
-    assert cut(image, 16).shape == (16, 16, 3)
+    assert cut(image, None, 16).shape == (16, 16, 3)

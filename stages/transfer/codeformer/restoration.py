@@ -22,6 +22,7 @@ import torch
 from stages.params import PRECISIONS, check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 from stages.transfer.codeformer.networks import CodeFormer
+from stages.transfer.ffhq import points_of
 
 FFHQ_POINTS = (
     np.array(  # x, y in px of a 512 x 512 image (`face_restoration_helper.py`), in the order of ARCFACE_POINTS
@@ -83,16 +84,15 @@ def apply(
     """
     settings = settings or Restoration()
     check_images(images)
-    if points is not None and np.shape(points) != (len(images), 5, 2):
-        raise ValueError(f"points {list(np.shape(points))} for {len(images)} images: [n, 5, 2] was expected")
+    all_points = points_of(points, len(images))
     device = next(network.parameters()).device
 
     def some(images: np.ndarray, part: slice) -> np.ndarray:
-        restored = (
-            restore_aligned(network, images, settings)
-            if points is None
-            else restore_unaligned(network, images, np.asarray(points, float)[part], settings)
-        )
+        those = [each for each in all_points[part] if each is not None]
+        if those:
+            restored = restore_unaligned(network, images, np.stack(those), settings)
+        else:
+            restored = restore_aligned(network, images, settings)
         if settings.size is None:
             return restored
         kind, side = INTERPOLATIONS[settings.interpolation], (settings.size, settings.size)

@@ -24,7 +24,7 @@ from torch import Tensor
 from stages.params import PRECISIONS, check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 from stages.transfer.ddim.prior import Prior
-from stages.transfer.ffhq import cut, put_back, resize
+from stages.transfer.ffhq import cut, points_of, put_back, resize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,15 +72,14 @@ def apply(
     """
     settings = settings or Inversion()
     check_images(images)
-    if points is not None and np.shape(points) != (len(images), 5, 2):
-        raise ValueError(f"points {list(np.shape(points))} for {len(images)} images: [n, 5, 2] was expected")
+    all_points = points_of(points, len(images))
 
     def some(images: np.ndarray, part: slice) -> np.ndarray:
-        those = [None] * len(images) if points is None else list(np.asarray(points, float)[part])
-        faces = np.stack([cut(image, prior.size, each) for image, each in zip(images, those, strict=True)])
+        those = all_points[part]
+        faces = np.stack([cut(*each, prior.size) for each in zip(images, those, strict=True)])
         out = to_images(_there_and_back(prior, faces, settings))
         if points is not None:
-            out = np.stack([put_back(*each) for each in zip(images, out, np.asarray(points, float)[part], strict=True)])
+            out = np.stack([put_back(*each) for each in zip(images, those, out, strict=True)])
         return out if settings.size is None else np.stack([resize(image, settings.size) for image in out])
 
     return in_batches(some, images, settings.batch, prior.unet.device)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from stages.params import check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
-from stages.transfer.ffhq import cut, put_back, resize
+from stages.transfer.ffhq import cut, points_of, put_back, resize
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
 from stages.transfer.stylegan.files import Inverter
 from stages.transfer.stylegan.projector import Perceptual, Projection, project, style_statistics
@@ -38,8 +38,8 @@ class Inversion:
 
     inversion: str = "e4e"  # psp | e4e | optimisation | hybrid
     projection: Projection = field(default_factory=Projection)  # of optimisation and hybrid; hybrid is in w+
-    face: int = 256  # px, of what is painted: the official `face_pool`
-    size: int | None = None  # px, square, of the output; None: as it comes, `face` px or the image with its face
+    face: int = 256  # px, of what is painted: the official `face_pool`; at most the generator's size
+    size: int | None = None  # px, square, of the output; None: as it comes, as painted or the image with its face
     batch: int = 8  # images at a time on a GPU
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ def apply(
         seeds: n, of the noise of optimisation and hybrid.
 
     Returns:
-        [n, size, size, 3] uint8, RGB. Without `size`: [n, h, w, 3] with points, else [n, face, face, 3].
+        [n, size, size, 3] uint8, RGB. Without `size`: [n, h, w, 3] with points, else of the size painted.
 
     Raises:
         ValueError: images or points of another shape, an inversion for which the model has no encoder, or no
@@ -78,8 +78,7 @@ def apply(
     """
     settings = settings or Inversion()
     check_images(images)
-    if points is not None and np.shape(points) != (len(images), 5, 2):
-        raise ValueError(f"points {list(np.shape(points))} for {len(images)} images: [n, 5, 2] was expected")
+    all_points = points_of(points, len(images))
     if seeds is not None and len(seeds) != len(images):
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images: one each was expected")
     _check_model(model, settings, perceptual)
@@ -87,20 +86,13 @@ def apply(
     statistics = style_statistics(model.generator) if settings.inversion in OPTIMISED else None
 
     def some(images: np.ndarray, part: slice) -> np.ndarray:
-        those = None if points is None else np.asarray(points, float)[part]
-        sides = {model.generator.size, model.encoder.size if model.encoder is not None else model.generator.size}
-        faces = {
-            side: np.stack(
-                [cut(image, side, None if those is None else those[number]) for number, image in enumerate(images)]
-            )
-            for side in sides
-        }
+        those = all_points[part]
+        sides = {model.generator.size} | ({model.encoder.size} if model.encoder is not None else set())
+        faces = {side: np.stack([cut(*each, side) for each in zip(images, those, strict=True)]) for side in sides}
         painted = _invert(model, faces, settings, perceptual, None if seeds is None else seeds[part], statistics)
-        if those is not None:
-            painted = np.stack([put_back(*each) for each in zip(images, painted, those, strict=True)])
-        if settings.size is not None:
-            painted = np.stack([resize(image, settings.size) for image in painted])
-        return painted
+        if points is not None:
+            painted = np.stack([put_back(*each) for each in zip(images, those, painted, strict=True)])
+        return painted if settings.size is None else np.stack([resize(image, settings.size) for image in painted])
 
     return in_batches(some, images, settings.batch, device)
 
@@ -136,7 +128,7 @@ def _invert(
             )
         assert styles is not None
         painted = model.generator.synthesis(styles, noise)
-        return to_images(F.adaptive_avg_pool2d(painted, settings.face), truncate=True)
+        return to_images(F.adaptive_avg_pool2d(painted, min(settings.face, painted.shape[2])), truncate=True)
 
 
 def _check_model(model: Inverter, settings: Inversion, perceptual: Perceptual | None) -> None:

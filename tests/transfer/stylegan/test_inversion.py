@@ -55,7 +55,7 @@ def test_an_image_does_not_depend_on_those_beside_it(settings, aligned):
         some = slice(number, number + 1)
         alone = apply(model, images[some], settings, None if aligned else points[some], pixels, [5 + number])
         np.testing.assert_array_equal(alone[0], together[number])
-    side = settings.size or (256 if aligned else 24)
+    side = settings.size or (16 if aligned else 24)
     assert together.shape == (3, side, side, 3)
 
 

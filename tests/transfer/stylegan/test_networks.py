@@ -160,6 +160,7 @@ def test_modulation_by_loops(up, demodulate, kernel):
 def test_demodulation_keeps_unit_variance():
     torch.manual_seed(0)
     layer = ModulatedConv2d(32, 16, 3, 8)
+    assert (layer.modulation.bias == 1).all()
     style = torch.randn(4, 8) * 5
     out = layer(torch.randn(4, 32, 16, 16), style)[..., 1:-1, 1:-1]
     torch.testing.assert_close(out.detach().var((2, 3)).mean(1), torch.ones(4), atol=0.15, rtol=0)
