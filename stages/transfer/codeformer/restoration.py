@@ -24,16 +24,15 @@ from stages.transfer.checkpoint import check_images, in_batches, to_images, to_n
 from stages.transfer.codeformer.networks import CodeFormer
 from stages.transfer.ffhq import points_of
 
-FFHQ_POINTS = (
-    np.array(  # x, y in px of a 512 x 512 image (`face_restoration_helper.py`), in the order of ARCFACE_POINTS
-        [
-            [192.98138, 239.94708],
-            [318.90277, 240.1936],
-            [256.63416, 314.01935],
-            [201.26117, 371.41043],
-            [313.08905, 371.15118],
-        ]
-    )
+# Eyes, nose and corners of the mouth: x, y in px of a 512 x 512 image (`face_restoration_helper.py`)
+FFHQ_POINTS = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
 BORDER = (132, 133, 135)  # RGB around an image that does not fill the template
 LUMA = np.array([0.2989, 0.5870, 0.1140])  # RGB to gray
