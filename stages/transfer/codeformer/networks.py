@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
 
+OFFICIAL = "sczhou/CodeFormer's release v0.1.0 has it, under the S-Lab licence 1.0: not for commercial use"
+
 
 class ResBlock(nn.Module):
     """Pre-activation residual block: [n, c, h, w] -> [n, width, h, w]."""
@@ -428,12 +430,12 @@ def load_codeformer(path: Path, **sizes: Any) -> CodeFormer:
         StoreError: not that file; names what is missing or unexpected.
     """
     network = CodeFormer(**sizes)
-    load_strictly(network, entry(path, read_checkpoint(path), "params_ema", "params"), path)
+    load_strictly(network, entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params"), path)
     return network.eval()
 
 
 def load_vqgan(path: Path, **sizes: Any) -> VQGAN:
     """Read `vqgan_code1024.pth` strictly, in evaluation mode on the CPU; otherwise as `load_codeformer`."""
     network = VQGAN(**sizes)
-    load_strictly(network, entry(path, read_checkpoint(path), "params_ema", "params"), path)
+    load_strictly(network, entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params"), path)
     return network.eval()

@@ -27,6 +27,7 @@ from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder, PyramidEncoder
 from stages.transfer.stylegan.networks import Generator
 
+OFFICIAL = "the official weights are NVIDIA's or made from them, under its licence: not for commercial use"
 ENCODERS: dict[str, type[PyramidEncoder]] = {"GradualStyleEncoder": PSPEncoder, "Encoder4Editing": E4EEncoder}
 
 
@@ -63,7 +64,7 @@ def load_generator(path: Path) -> Inverter:
             raise StoreError(f"{path}: G_ema.synthesis.b4.conv1 has the conv_clamp {clamp!r}: a number was expected")
         generator = _generator(from_sg2ada(state, path), path, clamp)
         return Inverter(generator, state.get("mapping.w_avg"))
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, OFFICIAL)
     generator = _generator(entry(path, content, "g_ema"), path)
     mean = content.get("latent_avg")
     return Inverter(generator, mean if isinstance(mean, Tensor) else None)
@@ -79,7 +80,7 @@ def load_inverter(path: Path, **sizes: Any) -> Inverter:
     Raises:
         StoreError: as `load_generator`, or an encoder that is neither.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, OFFICIAL)
     state = entry(path, content, "state_dict")
     opts = content.get("opts")
     kind = opts.get("encoder_type") if isinstance(opts, Mapping) else None
@@ -246,7 +247,7 @@ def read_pickle(path: Path, key: str) -> Record:
         StoreError: no such file, a broken one, or one without such a network.
     """
     if not path.is_file():
-        raise StoreError(f"{path}: no such file")
+        raise StoreError(f"{path}: no such file; {OFFICIAL}")
     try:
         with path.open("rb") as file:
             content = _Reader(file).load()

@@ -65,6 +65,12 @@ def test_files_round_trip_strictly(tmp_path, load, kind, sizes, key):
         load(path, **sizes)
 
 
+@pytest.mark.parametrize("load", [load_codeformer, load_vqgan])
+def test_who_lacks_the_file_learns_of_its_licence(tmp_path, load):
+    with pytest.raises(StoreError, match=r"codeformer\.pth: no such .* S-Lab licence 1\.0: not for commercial use"):
+        load(tmp_path / "codeformer.pth", **(SIZES if load is load_codeformer else VQGAN_SIZES))
+
+
 @pytest.mark.parametrize(
     ("load", "kind", "sizes"), [(load_codeformer, CodeFormer, SIZES), (load_vqgan, VQGAN, VQGAN_SIZES)]
 )

@@ -217,8 +217,13 @@ def test_broken_pickles(tmp_path, content):
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(StoreError, match=r"a\.pkl: "):
         load_generator(tmp_path / "a.pkl")
-    with pytest.raises(StoreError, match=r"b\.pkl: no such file"):
-        load_generator(tmp_path / "b.pkl")
+
+
+@pytest.mark.parametrize("load", [load_generator, load_inverter])
+@pytest.mark.parametrize("name", ["b.pt", "b.pkl"])
+def test_who_lacks_the_file_learns_of_its_licence(tmp_path, load, name):
+    with pytest.raises(StoreError, match=rf"{name}: no such .*NVIDIA's .*not for commercial use"):
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize(
