@@ -429,13 +429,15 @@ def load_codeformer(path: Path, **sizes: Any) -> CodeFormer:
     Raises:
         StoreError: not that file; names what is missing or unexpected.
     """
+    state = entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params")
     network = CodeFormer(**sizes)
-    load_strictly(network, entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params"), path)
+    load_strictly(network, state, path)
     return network.eval()
 
 
 def load_vqgan(path: Path, **sizes: Any) -> VQGAN:
     """Read `vqgan_code1024.pth` strictly, in evaluation mode on the CPU; otherwise as `load_codeformer`."""
+    state = entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params")
     network = VQGAN(**sizes)
-    load_strictly(network, entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params"), path)
+    load_strictly(network, state, path)
     return network.eval()
