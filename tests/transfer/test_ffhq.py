@@ -58,6 +58,13 @@ def test_only_the_square_changes():
     assert not out[:, int(high[0]) + 3 :].any()
 
 
+def test_what_is_painted_finer_than_the_image_is_averaged():
+    board = np.indices((1024, 1024)).sum(0) % 2 * 255
+    face = board.astype(np.uint8)[..., None].repeat(3, 2)
+    out = put_back(np.zeros((112, 112, 3), np.uint8), ARCFACE_POINTS, face).astype(int)
+    assert np.abs(out - 127.5).max() < 20
+
+
 def test_outside_of_the_image_it_is_mirrored():
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     matrix = square_of(ARCFACE_POINTS, 256)

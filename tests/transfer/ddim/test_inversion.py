@@ -145,6 +145,7 @@ def test_other_schedules_go_both_ways_over_the_same_times():
         prior.scheduler = dict(DDIMScheduler(clip_sample=True, thresholding=True, **knobs).config)
         inverse, forward = prior.schedulers(10)
         assert inverse.timesteps.tolist() == forward.timesteps.tolist()[::-1]
+        assert inverse.timesteps[-1] == (999 if knobs.get("timestep_spacing") else 900 + knobs.get("steps_offset", 0))
         assert not inverse.config.clip_sample
         assert not forward.config.clip_sample
         assert not forward.config.thresholding
