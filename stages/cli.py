@@ -108,7 +108,7 @@ def fetch(
         params = _load()
         if mirror is not None:
             params = replace(params, fetch=replace(params.fetch, mirror=mirror))
-        stage = importlib.import_module("stages.fetch")
+        stage = importlib.import_module("stages.fetch.stage")
         stage.get(names, params) if names else stage.run(params)
 
 
@@ -185,7 +185,7 @@ def evaluate(
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
         protocols = Evaluate(flip=flip)
-        importlib.import_module("stages.evaluate").evaluate_file(
+        importlib.import_module("stages.evaluate.stage").evaluate_file(
             backbone, benchmark, pairs, out, align=align, channels=channels, params=protocols
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.knobs import knob, knobs
-from stages.store import emptied, write_json
+from stages.store import nothing, write_json
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -28,6 +28,6 @@ class Fit:
 
 def run(params: Params, root: Path = Path(".")) -> None:
     """Leave `data/fit` and `plots/fit` empty, and say so in `metrics/fit.json`: none of today's methods learns."""
-    emptied(root / "data/fit")
-    emptied(root / "plots/fit")
+    for folder in ("data/fit", "plots/fit"):
+        nothing(root / folder, f"method {params.method} learns nothing")
     write_json(root / "metrics/fit.json", {"images": 0})

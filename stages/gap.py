@@ -25,7 +25,8 @@ from stages.embed.prototypes import source_shards
 from stages.knobs import check, knob, knobs
 from stages.measures import frechet, median_distance, mmd
 from stages.pictures import save_png, sheet
-from stages.store import Shard, StoreError, emptied, replacing, write_json, write_shard
+from stages.run.machine import Machine, Work
+from stages.store import Shard, StoreError, emptied, nothing, replacing, write_json, write_shard
 from stages.transfer.method import seed_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from stages.transfer.arc2face.pipeline import Arc2FacePipeline
 
 TSNE_POINTS = 500  # images of each domain in the plot
+TSNE_SECONDS = 8.0  # of 1,500 points, and of loading the generator
+TEXT_ENCODER = 13e9  # operations of CLIP ViT-L/14's text tower, 77 tokens
 SHEET = 8  # source images on the sheet without and with the gap
 
 
@@ -60,9 +63,9 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: embeddings or generator are missing, or the encoder is not causal.
     """
     gap, folder, plots = params.gap, root / "data/gap", root / "plots/gap"
-    emptied(plots)
-    emptied(folder)
     if not params.transfer.has_gap:
+        for empty in (folder, plots):
+            nothing(empty, f"method {params.method} has no gap")
         write_json(root / "metrics/gap.json", {"images": 0})
         return
     from stages.transfer.arc2face.loading import load_pipeline  # here: diffusers takes seconds to load
@@ -84,11 +87,22 @@ def run(params: Params, root: Path = Path(".")) -> None:
         "norm": float(np.linalg.norm(delta)),
         **measure(source_states, target_states, gap.weight),
     }
+    emptied(folder)
+    emptied(plots)
     with replacing(plots / "tsne.png") as path:
         _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
     save_png(plots / "sheet.png", _sheet(params, pipeline, source[:SHEET], gap.weight * delta))
     write_shard(folder / "delta.h5", {"delta": delta})
     write_json(root / "metrics/gap.json", {name: round(value, 6) for name, value in metrics.items()})
+
+
+def cost(params: Params, root: Path, machine: Machine) -> Work | None:
+    """About how long it takes."""
+    if not params.transfer.has_gap:
+        return None
+    count = 2 * params.gap.n_images
+    each = machine.seconds(TEXT_ENCODER if params.transfer.base else 0, params.transfer.device)
+    return Work(count * each + TSNE_SECONDS, f"{count:,} images and a t-SNE")
 
 
 def draw(paths: list[Path], count: int, seed: int) -> np.ndarray:

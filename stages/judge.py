@@ -24,15 +24,17 @@ import cv2
 import numpy as np
 
 from stages.align.faces import CODE as ALIGN_CODE
-from stages.align.faces import align_images, detection, detector
+from stages.align.faces import align_images, detection, detection_seconds, detector
 from stages.embed.encoder import Encoder
+from stages.embed.stage import encoder_seconds
 from stages.filter import chosen_identities
 from stages.images import Archive, Faces, Rows, Shards, read_faces, read_rows, write_rows
 from stages.knobs import knob, knobs
 from stages.measures import frechet
 from stages.run import Job, Part, by_range, cores, threads
 from stages.run import run as run_job
-from stages.store import emptied, fingerprint, write_json
+from stages.run.machine import Machine, Work
+from stages.store import fingerprint, nothing, write_json
 from stages.transfer import create
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """
     folder = root / "data/judge"
     if not params.transfer.makes_images:
-        emptied(folder)
+        nothing(folder, f"method {params.method} makes no images")
         write_json(root / "metrics/judge.json", {"judged_images": 0})
         return
     chosen = chosen_identities(root / "data/filter.h5", params.judge.ids)
@@ -116,6 +118,15 @@ def run(params: Params, root: Path = Path(".")) -> None:
     )
     run_job(job, threads(cores()))
     write_json(root / "metrics/judge.json", _metrics(params, root, chosen))
+
+
+def cost(params: Params, root: Path, machine: Machine) -> Work | None:
+    """About how long it takes: detection and embedding of the judged images, twice."""
+    if not params.transfer.makes_images:
+        return None
+    images = params.judge.ids * 2 * params.images_per_id
+    each = encoder_seconds(root / params.judge.encoder, machine) + detection_seconds(params.align, 112)
+    return Work(images * each / machine.cores, f"{images:,} images")
 
 
 def _judge(params: Params, root: Path, sets: dict[str, Any]) -> Callable[[tuple[str, Any]], Rows]:

@@ -9,6 +9,7 @@ from the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from stages.knobs import Codec, knob, knobs, pick_device
 from stages.pictures import save_png, sheet
 from stages.run import Executor, Job, by_range, cores, loop, processes
 from stages.run import run as run_job
-from stages.store import Shard, emptied, encode, fingerprint, write_json
+from stages.run.machine import Machine, Work
+from stages.store import Shard, emptied, encode, fingerprint, nothing, write_json
 from stages.transfer import create
 
 if TYPE_CHECKING:
@@ -52,10 +54,17 @@ def run(params: Params, root: Path = Path(".")) -> None:
     Raises:
         StoreError: something that the method needs is missing.
     """
-    folder, plots = root / "data/synthesize", emptied(root / "plots/synthesize")
-    knobs, makes_images = params.synthesize, params.transfer.makes_images
-    chosen = chosen_identities(root / "data/filter.h5") if makes_images else []
-    keys = _keys(params, root, chosen)
+    folder, plots = root / "data/synthesize", root / "plots/synthesize"
+    if not params.transfer.makes_images:
+        for empty in (folder, plots):
+            nothing(empty, f"method {params.method} makes no images")
+        write_json(root / "metrics/synthesize.json", {"images": 0})
+        return
+    knobs, method = params.synthesize, create(params, root)
+    chosen = chosen_identities(root / "data/filter.h5")
+    encoded = [knobs.codec, None if knobs.codec == "png" else knobs.quality]
+    code = ("synthesize", "store/codec")
+    keys = {identity: fingerprint(identity, method.origin(identity), encoded, code=code) for identity in chosen}
     job = Job(
         stage="synthesize",
         folder=folder,
@@ -66,27 +75,21 @@ def run(params: Params, root: Path = Path(".")) -> None:
         read=read_rows,
     )
     run_job(job, _executor(params))
-    if not makes_images:
-        write_json(root / "metrics/synthesize.json", {"images": 0})
-        return
+    emptied(plots)
     save_png(plots / "sheet.png", _sheet(root))
     write_json(root / "metrics/synthesize.json", _metrics([part.path for part in job.parts], len(chosen)))
 
 
-def _keys(params: Params, root: Path, chosen: list[int]) -> dict[int, str]:
-    """What each identity's images are made from."""
-    if not chosen:
-        return {}
-    knobs, method = params.synthesize, create(params, root)
-    encoded = [knobs.codec, None if knobs.codec == "png" else knobs.quality]
-    code = ("synthesize", "store/codec")
-    return {identity: fingerprint(identity, method.origin(identity), encoded, code=code) for identity in chosen}
+def cost(params: Params, root: Path, machine: Machine) -> Work | None:
+    """About how long it takes, as the method says."""
+    if not params.transfer.makes_images:
+        return None
+    images = params.n_ids * params.images_per_id
+    return Work(images * params.transfer.seconds(root, machine), f"{images:,} images")
 
 
 def _executor(params: Params) -> Executor:
     """One process a GPU, or one a core."""
-    if not params.transfer.makes_images:
-        return loop
     device = pick_device(params.transfer.device, "transfer.device")
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     workers = params.synthesize.workers or gpus or max(cores() // params.transfer.threads, 1)
@@ -121,12 +124,13 @@ def _metrics(shards: list[Path], identities: int) -> dict[str, float | int]:
             count += len(shard)
             t += float(shard["t"].sum(dtype=np.float64))
         size += path.stat().st_size
-    return {
+    metrics = {
         "identities": identities,
         "images": count,
         "bytes_per_image": round(size / count),
         "t": round(t / count, 4),
     }
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}  # t of a method that has none
 
 
 def _sheet(root: Path) -> np.ndarray:

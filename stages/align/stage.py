@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.align.faces import CODE, align_images, detection, detector
+from stages.align.faces import CODE, align_images, detection, detection_seconds, detector
 from stages.filter import chosen_identities
 from stages.images import Faces, Rows, Shards, read_faces, read_rows, write_rows
 from stages.run import Job, by_range, cores, threads
 from stages.run import run as run_job
+from stages.run.machine import Machine, Work
 from stages.store import Shard, encode, fingerprint, write_json
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ def run(params: Params, root: Path = Path(".")) -> None:
     images = sum(map(len, rows.values()))
     expected = len(chosen) * params.images_per_id
     write_json(root / "metrics/align.json", _metrics([part.path for part in job.parts], len(chosen), images, expected))
+
+
+def cost(params: Params, root: Path, machine: Machine) -> Work:
+    """About how long it takes."""
+    images = params.n_ids * params.images_per_id
+    side = params.transfer.side if params.transfer.makes_images else params.fetch.source_size
+    return Work(images * detection_seconds(params.align, side) / machine.cores, f"{images:,} images")
 
 
 def aligner(faces: Faces, rows: dict[int, list[int]], align: Align) -> Callable[[int], Rows]:

@@ -7,6 +7,7 @@ One shard a part of the source (of DigiFace-1M, a zip) and one for the target, s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,20 @@ import cv2
 import numpy as np
 
 from stages.align.faces import CODE as ALIGN_CODE
-from stages.align.faces import align_images, detection, detector
+from stages.align.faces import align_images, detection, detection_seconds, detector
 from stages.align.warp import SIZE
 from stages.embed.encoder import Encoder
 from stages.embed.prototypes import identity_sums, source_shards
 from stages.images import Archive, Faces, read_faces
 from stages.run import Job, Part, threads
 from stages.run import run as run_job
+from stages.run.machine import Machine, Work
 from stages.store import Shard, StoreError, fingerprint, write_json, write_shard
 
 if TYPE_CHECKING:
     from stages.params import Params
 
+R100 = 48.4e9  # operations of ArcFace's largest network
 SIDE_BY_SIDE = 2  # batches: one is read and aligned while the network sees the other
 
 
@@ -87,6 +90,26 @@ def run(params: Params, root: Path = Path(".")) -> None:
     )
     run_job(job, threads(SIDE_BY_SIDE))
     write_json(root / "metrics/embed.json", _metrics(root, knobs.align))
+
+
+def cost(params: Params, root: Path, machine: Machine) -> Work:
+    """About how long it takes: detection, where it is asked for, and embedding."""
+    images = params.fetch.source_images(params.n_ids) + params.fetch.images_of_target
+    each = encoder_seconds(root / params.embed.encoder, machine)
+    if params.embed.align:
+        each += detection_seconds(params.align, params.fetch.source_size)
+    return Work(images * each / machine.cores, f"{images:,} images")
+
+
+def encoder_seconds(path: Path, machine: Machine) -> float:
+    """Seconds of a core to embed an image, measured; of ArcFace's R100 where there is no file yet."""
+    if not path.is_file():
+        return machine.seconds(R100, "cpu") * machine.cores
+    encoder, images = Encoder(path), np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    encoder.embed(images)
+    begin = time.perf_counter()
+    encoder.embed(images)
+    return (time.perf_counter() - begin) / 8 * machine.cores
 
 
 def embedder(params: Params, root: Path) -> Callable[[Batch], Seen]:

@@ -3,7 +3,3 @@
 `readers` read the official distributions, `embeddings` runs the network over their images, and `pairs`, `templates` and
 `groups` are the protocols, on the numbers of `metrics`. `stage` puts them together.
 """
-
-from stages.evaluate.stage import evaluate_file, run
-
-__all__ = ["evaluate_file", "run"]

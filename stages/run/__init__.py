@@ -22,6 +22,7 @@ from tqdm import tqdm
 from stages.run.executors import Executor, Start, cores, loop, processes, threads
 from stages.store import Entry, StoreError, adding, entries, find, fingerprint, locked, made, remove
 from stages.store.cache import Numbers
+from stages.store.files import NOTHING
 
 __all__ = ["Executor", "Job", "Part", "by_range", "cores", "loop", "processes", "run", "threads", "total"]
 
@@ -107,6 +108,7 @@ def _clear(job: Job) -> None:
     """Take out of the folder what this stage made for other knobs; what it did not make stops it."""
     assert job.folder is not None
     places = {part.path for part in job.parts}
+    (job.folder / NOTHING).unlink(missing_ok=True)
     files = [path for path in job.folder.rglob("*") if not path.is_dir() and not path.name.startswith(".")]
     stale = [path for path in files if path not in places and places.isdisjoint(path.parents)]
     proven = made(job.stage, stale)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 20  # bytes
+NOTHING = "nothing.txt"
 SYSTEM = {  # not the file's fault: what to do
     errno.EMFILE: "too many open files: raise the limit (`ulimit -n 4096`)",
     errno.ENFILE: "too many open files on this machine",
@@ -90,6 +91,11 @@ def emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def nothing(folder: Path, reason: str) -> None:
+    """Leave a folder without content, but for a line that says why: DVC warns of empty ones at every command."""
+    (emptied(folder) / NOTHING).write_text(reason + "\n")
 
 
 def remove(path: Path, reason: str) -> None:

@@ -3,10 +3,6 @@
     r2r train
     dvc exp run -S train.head=arcface -S train.margin=0.5
 
-The loop is `stages.train.loop.run`; `backbones` and `heads` are the network and its loss, `data` and `augment` what it
-sees, `schedule` how fast it learns, `export` turns the result into an ONNX encoder.
+`stage` is the loop; `backbones` and `heads` are the network and its loss, `data` and `augment` what it sees, `schedule`
+how fast it learns, `export` turns the result into an ONNX encoder.
 """
-
-from stages.train.loop import run
-
-__all__ = ["run"]

@@ -9,13 +9,17 @@ Notation: n images of an identity, k source images of it, d dimensions of an enc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stages.params import Params
+    from stages.run.machine import Machine
 
 
 class MethodKnobs:
@@ -29,6 +33,24 @@ class MethodKnobs:
     has_gap: ClassVar[bool] = False
     learns: ClassVar[bool] = False
 
+    @property
+    def side(self) -> int:
+        """Of its images, px."""
+        return 112
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What it takes of a GPU's memory, about."""
+        return 0
+
+    def paths(self) -> dict[str, str]:
+        """The files and folders that its knobs name, by knob."""
+        return {}
+
+    def seconds(self, root: Path, machine: Machine) -> float:
+        """About how long it takes to make an image on this machine."""
+        return 0.0
+
     def check(self, params: Params) -> None:
         """Refuse knobs that do not fit each other.
 
@@ -41,7 +63,7 @@ class MethodKnobs:
 class Portraits:
     """The n images that a method made of one identity."""
 
-    images: np.ndarray  # [n, h, w, 3] uint8, RGB
+    images: Sequence[np.ndarray]  # n of [h, w, 3] uint8, RGB
     sample: np.ndarray  # [n] int32, numbers of the images within the identity
     t: np.ndarray  # [n] float32 in [0, 1], way from the prototype to a source image; NaN where a method has none
     seed: np.ndarray  # [n] int64, of an image's noise; 0 where a method draws none

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stages.knobs import Device, Precision, check, knob, knobs
@@ -9,6 +11,9 @@ from stages.transfer.method import MethodKnobs
 
 if TYPE_CHECKING:
     from stages.params import Params
+    from stages.run.machine import Machine
+
+SD15_UNET, SD15_DECODER = 803e9, 2515e9  # operations of a step and of a decoding at 512 px, by FlopCounterMode
 
 
 @knobs("transfer")
@@ -42,6 +47,26 @@ class Knobs(MethodKnobs):
     device: Device = knob("auto", "auto | cpu | cuda")
     threads: int = knob(1, "of torch on a CPU, per process; results are equal for equal thread counts", ge=1)
 
+    @property
+    def side(self) -> int:
+        """See `MethodKnobs`."""
+        return self.size or (512 if self.base else 96)
+
+    @property
+    def gpu_bytes(self) -> int:
+        """See `MethodKnobs`; not measured."""
+        return int(2.2e9 + 0.25e9 * self.batch_size) if self.base else 0
+
+    def paths(self) -> dict[str, str]:
+        """See `MethodKnobs`."""
+        return {"weights": self.weights, "base": self.base, "lora": self.lora}
+
+    def seconds(self, root: Path, machine: Machine) -> float:
+        """See `MethodKnobs`."""
+        step, decoding = generator_flops(root / self.weights)
+        flops = step * self.steps * (2 if self.guidance != 1 else 1) + decoding
+        return machine.seconds(flops, self.device, self.precision)
+
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
         made = self.latents_per_id * self.images_per_latent
@@ -51,3 +76,25 @@ class Knobs(MethodKnobs):
             f"{self.latents_per_id} latents of transfer.images_per_latent = {self.images_per_latent} images: at most "
             f"{made}",
         )
+
+
+def generator_flops(weights: Path) -> tuple[float, float]:
+    """Operations of a step and of a decoding; of Stable Diffusion 1.5 unless another generator stands there."""
+    unet, vae = weights / "unet/config.json", weights / "vae/config.json"
+    if not (unet.is_file() and vae.is_file()):
+        return SD15_UNET, SD15_DECODER
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts = []
+    with torch.device("meta"), torch.no_grad():
+        model = UNet2DConditionModel.from_config(json.loads(unet.read_text()))
+        latents = torch.empty(1, model.config["in_channels"], *[model.config["sample_size"]] * 2)
+        context = torch.empty(1, 77, model.config["cross_attention_dim"])
+        decoder = AutoencoderKL.from_config(json.loads(vae.read_text()))
+        for call in (lambda: model(latents, torch.tensor(1), context), lambda: decoder.decode(latents)):
+            with FlopCounterMode(display=False) as counter:
+                call()
+            counts.append(counter.get_total_flops())
+    return counts[0], counts[1]
