@@ -265,6 +265,16 @@ def test_everything_official_stands_where_the_rendered_would(server, tmp_path, d
     assert len(server.requests) == asked
 
 
+def test_official_weights_that_have_changed_are_got_again(server, tmp_path, data):
+    knobs = params(benchmarks=(), weights=("sd15",), mirror=server.address)
+    fetch.run(knobs, tmp_path)
+    path = data / "weights/sd15/tokenizer/merges.txt"
+    right = path.read_bytes()
+    path.write_bytes(b"x")
+    fetch.run(knobs, tmp_path)
+    assert path.read_bytes() == right
+
+
 def test_from_rendered_to_official_and_back(server, tmp_path, data, rendered):
     fetch.run(PARAMS, tmp_path)
     before = inodes(data)
@@ -294,9 +304,12 @@ def test_more_identities_than_the_official_source_has(server, tmp_path):
         fetch.run(replace(official(server.address), n_ids=9), tmp_path)
 
 
-def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(held, tmp_path, data, cache, monkeypatch):
+def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(
+    held, tmp_path, data, cache, monkeypatch
+):
     small = [
-        f"fetch.{name}={value}" for name, value in (("pairs", 40), ("templates", 2), ("group_pairs", 40), ("workers", 1))
+        f"fetch.{name}={value}"
+        for name, value in (("pairs", 40), ("templates", 2), ("group_pairs", 40), ("workers", 1))
     ]
     text = compose(["profile=smoke", "fetch.accept_licenses=[research-only]", *small], CONF)
     (tmp_path / "params.yaml").write_text(text)
