@@ -3,7 +3,7 @@
 A file grows beside its final name as `.<name>.partial`; what names the version that is being fetched (ETag or date)
 stands in `.<name>.version.partial`. A later run asks for the rest of that very version (Range, If-Range) and starts
 anew where the place has another one. A place that fails is tried again, later and later; after `ATTEMPTS` in a row
-without a new byte the next place is tried.
+without a new byte the next place is tried. Where none answers at all there is no network, and that is said at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -30,12 +32,13 @@ from huggingface_hub.utils import build_hf_headers
 from tqdm import tqdm
 
 from stages.fetch.catalogue import File, format_size
-from stages.store import StoreError, replacing
+from stages.store import StoreError, write_json
+from stages.store.files import writing
 
 CHUNK = 1 << 17  # bytes at most; what a kill can lose of a file
 ATTEMPTS = 6  # in a row without a new byte before the next place is tried
 LONGEST_WAIT = 600.0  # seconds, even if the server asks for more
-TIMEOUT = (15, 60)  # seconds to connect, and between two bytes
+TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
 SPARE = 1 << 30  # bytes left free on the disk
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 GATED = "asks for a login: accept its terms at its page, and set HF_TOKEN"
@@ -53,24 +56,43 @@ class Interrupted(Exception):
         self.wait = wait
 
 
+class NotGiven(StoreError):
+    """No place gives a file."""
+
+
 @dataclass
 class Hashes:
-    """SHA-256 of what was fetched, recorded when it arrives first and enforced from then on: `data/hashes.json`."""
+    """SHA-256 of what was fetched, recorded when it arrives first and enforced from then on.
+
+    As a context it writes what it has learned to `path` at its end, once; otherwise it only compares.
+    """
 
     path: Path
-    frozen: bool = False  # only compare
 
     def __post_init__(self) -> None:
         self.known: dict[str, str] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self._lock = threading.Lock()
+        self._saved = dict(self.known)
+        self._sums: dict[tuple[int, ...], dict[str, str]] = {}
 
-    def record(self, name: str, sha256: str) -> None:
-        """Remember a file's hash, at once and on disk."""
-        with self._lock:
-            if self.known.get(name) != sha256 and not self.frozen:
-                self.known[name] = sha256
-                with replacing(self.path) as partial:
-                    partial.write_text(json.dumps(dict(sorted(self.known.items())), indent=2) + "\n")
+    def __enter__(self) -> Hashes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.known != self._saved:
+            write_json(self.path, dict(sorted(self.known.items())))
+
+    def of(self, path: Path) -> dict[str, str]:
+        """SHA-256 and MD5 of a file's content, read once."""
+        stat = path.stat()
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if key not in self._sums:
+            digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+            with path.open("rb") as content:
+                while block := content.read(1 << 20):
+                    for digest in digests.values():
+                        digest.update(block)
+            self._sums[key] = {name: digest.hexdigest() for name, digest in digests.items()}
+        return self._sums[key]
 
 
 def problem(file: File, path: Path, hashes: Hashes) -> str:
@@ -78,52 +100,47 @@ def problem(file: File, path: Path, hashes: Hashes) -> str:
     size = path.stat().st_size
     if file.exact and size != file.size:
         return f"{size} bytes, where {file.size} were published"
-    digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5()} if file.md5 else {"sha256": hashlib.sha256()}
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            for digest in digests.values():
-                digest.update(block)
-    sha256 = digests["sha256"].hexdigest()
-    if file.sha256 and not sha256.startswith(file.sha256):
-        return f"SHA-256 is {sha256}, where {file.sha256} was published"
-    if file.md5 and digests["md5"].hexdigest() != file.md5:
-        return f"MD5 is {digests['md5'].hexdigest()}, where {file.md5} was published"
-    recorded = hashes.known.get(file.path, sha256)
-    if recorded != sha256:
-        return f"SHA-256 is {sha256}, where {recorded} was recorded in {hashes.path}"
-    hashes.record(file.path, sha256)
+    sums = hashes.of(path)
+    if not sums["sha256"].startswith(file.sha256):
+        return f"SHA-256 is {sums['sha256']}, where {file.sha256} was published"
+    if file.md5 and sums["md5"] != file.md5:
+        return f"MD5 is {sums['md5']}, where {file.md5} was published"
+    recorded = hashes.known.setdefault(file.path, sums["sha256"])
+    if recorded != sums["sha256"]:
+        return f"SHA-256 is {sums['sha256']}, where {recorded} was recorded in {hashes.path}"
     return ""
 
 
 def download(
-    files: Sequence[File], data: Path, hashes: Hashes, *, mirror: str = "", parallel: int = 4, title: str = "fetch"
+    files: Sequence[File], folder: Path, hashes: Hashes, *, mirror: str = "", parallel: int = 4, title: str = "fetch"
 ) -> None:
     """Fetch what does not stand there yet.
 
     Args:
         files: what is wanted.
-        data: the folder that their paths are relative to.
+        folder: that their paths are relative to.
         hashes: of all that has been fetched.
-        mirror: an address with the layout of `data`, tried first; "" is none.
+        mirror: an address with the layout of data/, tried first; "" is none.
         parallel: files at a time.
         title: of the progress bar.
 
     Raises:
-        StoreError: the disk is too small (nothing has been fetched then), or no place gives a file; the message names
-            each place and its reason.
+        NotGiven: no place gives a file; the message names each place and its reason.
+        StoreError: no place answers, or the disk is too small (nothing has been fetched then) or full.
     """
-    missing = [file for file in files if not (data / file.path).is_file()]
+    missing = [file for file in files if not (folder / file.path).is_file()]
     if not missing:
         return
+    check_network({_host(place) for file in missing for place in _places(file, mirror)})
     total = sum(file.size for file in missing)
-    there = sum(_length(_partial_path(data / file.path)) for file in missing)
-    check_disk(data, total - there)
+    there = sum(_length(_partial_path(folder / file.path)) for file in missing)
+    check_disk(folder, total - there)
     stop = threading.Event()
     with (
         tqdm(total=total, initial=there, desc=title, unit="B", unit_scale=True) as bar,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        transfers = [_Transfer(file, data / file.path, hashes, bar, stop, file.size) for file in missing]
+        transfers = [_Transfer(file, folder / file.path, hashes, bar, stop, file.size) for file in missing]
         running = [pool.submit(transfer.run, mirror) for transfer in transfers]
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -132,6 +149,34 @@ def download(
             pool.shutdown(cancel_futures=True)
     for future in done:
         future.result()
+
+
+def check_network(hosts: set[str]) -> None:
+    """Stop where no host answers, whatever it answers, within `TIMEOUT[0]` seconds: there is no network.
+
+    Raises:
+        StoreError: none does.
+    """
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask(host: str) -> None:
+        try:
+            requests.head(host, timeout=TIMEOUT[0])
+            answers.put(True)
+        except requests.RequestException:
+            answers.put(False)
+
+    for host in hosts:
+        threading.Thread(target=ask, args=(host,), daemon=True).start()
+    until = time.monotonic() + TIMEOUT[0]
+    with suppress(queue.Empty):
+        if any(answers.get(timeout=max(until - time.monotonic(), 0)) for _ in hosts):
+            return
+    if hosts:
+        raise StoreError(
+            f"no network: {', '.join(sorted(hosts))} cannot be reached; with the files at hand, link them by "
+            "`r2r fetch --from DIR`"
+        )
 
 
 def check_disk(data: Path, needed: int) -> None:
@@ -174,16 +219,19 @@ class _Transfer:
 
     def run(self, mirror: str) -> None:
         """Fetch the file from the first place that gives it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        places = [f"{mirror.rstrip('/')}/{quote(self.file.path)}"] if mirror else []
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._run(mirror)
+
+    def _run(self, mirror: str) -> None:
         reasons = []
-        for place in [*places, *self.file.places]:
+        for place in _places(self.file, mirror):
             try:
                 return self.fetch(place)
             except Refused as error:
                 reasons.append(f"\n  {place}: {error}")
-        raise StoreError(
-            f"{self.file.path}: no place gives it; put it at {self.path} by hand, or set fetch.mirror to where it is"
+        raise NotGiven(
+            f"{self.file.path}: no place gives it; put it into a folder by hand, and link it by `r2r fetch --from DIR`"
             + "".join(reasons)
         )
 
@@ -286,6 +334,15 @@ class _Transfer:
         self.bar.update(-_length(self.partial))
         self.partial.unlink(missing_ok=True)
         self.version.unlink(missing_ok=True)
+
+
+def _places(file: File, mirror: str) -> list[str]:
+    return ([f"{mirror.rstrip('/')}/{quote(file.path)}"] if mirror else []) + list(file.places)
+
+
+def _host(place: str) -> str:
+    address = urlsplit(locate(place)[0])
+    return f"{address.scheme}://{address.netloc}"
 
 
 def _check_status(place: str, response: requests.Response) -> None:

@@ -50,7 +50,8 @@ def thing(server, **fields):
 
 
 def get(file, data, **options):
-    download([file], data, Hashes(data / "hashes.json"), **options)
+    with Hashes(data / "hashes.json") as hashes:
+        download([file], data, hashes, **options)
 
 
 def whole(data):
@@ -227,3 +228,42 @@ def test_a_killed_download_goes_on(server, data, monkeypatch):
     get(thing(server), data)
     assert whole(data)
     assert server.requests[-1][1] == f"bytes={arrived}-"
+
+
+def test_hashes_are_written_once(server, data, monkeypatch):
+    written = []
+    monkeypatch.setattr(module, "write_json", lambda path, values: written.append(len(values)))
+    files = [replace(thing(server), path=f"{number}.bin") for number in range(5)]
+    with Hashes(data / "hashes.json") as hashes:
+        download(files, data, hashes)
+    assert written == [5]
+    hashes._saved = dict(hashes.known)
+    with hashes:
+        get(thing(server), data)
+    assert written == [5, 1]
+
+
+def test_no_network_is_said_at_once(data, monkeypatch):
+    monkeypatch.undo()
+    places = ("http://127.0.0.1:9/thing.bin", "hf:owner/name/thing.bin")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    begin = time.perf_counter()
+    with pytest.raises(StoreError, match=r"no network: http://127.0.0.1:9 cannot be reached.*r2r fetch --from DIR"):
+        download([File(NAME, places, 1)], data, Hashes(data / "hashes.json"))
+    assert time.perf_counter() - begin < 5
+    assert not data.exists()
+
+
+def test_one_host_that_answers_is_a_network(server, data):
+    file = thing(server)
+    get(replace(file, places=(*file.places, "http://127.0.0.1:9/thing.bin")), data)
+    assert whole(data)
+
+
+def test_a_disk_that_becomes_full_names_the_file(server, data, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module._Transfer, "append", full)
+    with pytest.raises(StoreError, match=r"weights/thing\.bin: the disk is full"):
+        get(thing(server), data)

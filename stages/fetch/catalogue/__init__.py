@@ -1,6 +1,13 @@
-"""What can be fetched, and what one may do with it: `catalogue.yaml`, typed.
+"""What can be fetched, and what one may do with it: one file a kind, typed.
 
 `python -m stages.fetch.catalogue` prints the tables of docs/data.md.
+
+A file's path is relative to data/. A place is an https address, `hf:owner/repository/file` or `gdrive:id`; `base` and
+the file's own name make its first place, `places` of a file or an archive come after it, in order. `size` in bytes is
+exact and enforced; "3.4 GB" is about, for planning. `sha256` (or its beginning) and `md5` are the publisher's: none is
+guessed. Where there is none, the hub's own statement is enforced, and what arrives first is recorded and enforced from
+then on. `by_hand` says how to get what may not or cannot be fetched; `expect` is what must then stand in the folder
+(glob: number of files, 0 is any from one).
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import yaml
 
 from stages.knobs import check
 
-CATALOGUE = Path(__file__).with_name("catalogue.yaml")
+FOLDER = Path(__file__).parent
 KINDS = ("source", "target", "weights", "benchmark", "training")
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -74,20 +81,19 @@ class Entry:
 
 
 @cache
-def load(path: Path = CATALOGUE) -> dict[str, Entry]:
+def load(folder: Path = FOLDER) -> dict[str, Entry]:
     """Read the catalogue: name -> entry, in its order.
 
     Raises:
-        ParamsError: an unknown field, kind or licence, or a size that is none.
+        ParamsError: an unknown licence or place, or a size that is none.
     """
-    values = yaml.safe_load(path.read_text())
-    licenses = {name: License(name, **terms) for name, terms in values["licenses"].items()}
-    return {name: _entry(name, entry, licenses) for name, entry in values["entries"].items()}
+    texts = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("licenses", *KINDS)}
+    licenses = {name: License(name, **terms) for name, terms in texts["licenses"].items()}
+    return {name: _entry(name, kind, values, licenses) for kind in KINDS for name, values in texts[kind].items()}
 
 
-def _entry(name: str, values: dict[str, Any], licenses: dict[str, License]) -> Entry:
+def _entry(name: str, kind: str, values: dict[str, Any], licenses: dict[str, License]) -> Entry:
     values = dict(values)
-    check(values["kind"] in KINDS, f"catalogue, {name}: kind is {values['kind']!r}; one of {', '.join(KINDS)}")
     check(values["license"] in licenses, f"catalogue, {name}: license {values['license']!r} is not described")
     values["license"] = licenses[values["license"]]
     into, base = values["into"], values.pop("base", "")
@@ -95,7 +101,7 @@ def _entry(name: str, values: dict[str, Any], licenses: dict[str, License]) -> E
     if "archive" in values:
         spec = dict(values["archive"])
         values["archive"] = _file("archives", spec.pop("name"), spec)
-    entry = Entry(name, **values)
+    entry = Entry(name, kind=kind, **values)
     reachable = all(file.places for file in ([entry.archive] if entry.archive else entry.files))
     check(bool(entry.by_hand) != bool(entry.files) and reachable, f"catalogue, {name}: either places or by_hand")
     return entry
@@ -123,16 +129,9 @@ def format_size(size: float) -> str:
     return f"{size / UNITS[unit]:.3g} {unit}"
 
 
-def select(names: tuple[str, ...], kind: str, knob: str) -> list[Entry]:
-    """The entries of these names.
-
-    Raises:
-        ParamsError: the catalogue has no such entry of this kind; the message names the knob.
-    """
-    entries = {name: entry for name, entry in load().items() if entry.kind == kind}
-    for name in names:
-        check(name in entries, f"{knob}: {name!r} is not in the catalogue; {', '.join(entries)} are")
-    return [entries[name] for name in names]
+def of_kind(kind: str) -> dict[str, Entry]:
+    """The entries of a kind, by name."""
+    return {name: entry for name, entry in load().items() if entry.kind == kind}
 
 
 def tables() -> str:
@@ -152,7 +151,3 @@ def tables() -> str:
         name = f"[{license.name}]({license.terms})" if license.terms.startswith("http") else license.name
         lines.append(f"| {name} | {'yes' if license.accept else ''} | {license.publish} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(tables(), end="")

@@ -1,0 +1,33 @@
+import pytest
+
+from stages.store import StoreError
+from stages.store.manifest import NAME, check_manifest, read_manifest, write_manifest
+
+
+def test_a_part_that_is_gone_is_named_and_counted(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    write_manifest(tmp_path, ["b", "a", "c/d"])
+    with pytest.raises(StoreError, match=r"c/d: is gone, 1 of the 3 that fetch put there are; .*`r2r fetch`"):
+        check_manifest(tmp_path)
+    (tmp_path / "c").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="is gone"):
+        check_manifest(tmp_path)
+    (tmp_path / "c").unlink()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/d").touch()
+    check_manifest(tmp_path)
+
+
+def test_a_folder_without_one_promises_nothing(tmp_path):
+    check_manifest(tmp_path)
+    check_manifest(tmp_path / "absent")
+    assert read_manifest(tmp_path)["files"] == []
+
+
+def test_it_is_written_only_where_it_changes(tmp_path):
+    write_manifest(tmp_path, ["a"], "digest", "path")
+    before = (tmp_path / NAME).stat().st_ino
+    write_manifest(tmp_path, ["a"], "digest", "path")
+    assert (tmp_path / NAME).stat().st_ino == before
+    assert read_manifest(tmp_path) == {"path": "path", "content": "digest", "files": ["a"]}
