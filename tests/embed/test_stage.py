@@ -1,4 +1,5 @@
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from stages import embed
-from stages.align import Aligned
-from stages.embed import Encoder, identity_sums
-from stages.params import Embed, Params
-from stages.store import Shard, StoreError, encode, write_shard
+from stages.align.faces import Aligned
+from stages.embed import stage
+from stages.embed.encoder import Encoder
+from stages.embed.knobs import Embed
+from stages.filter import Filter
+from stages.params import Params
+from stages.store import Shard, StoreError, encode, entries
 
 SIZE = 112
 INTS = np.random.default_rng(0)
@@ -62,32 +65,6 @@ def directly(path, batch: np.ndarray) -> np.ndarray:
     return session.run(None, {"input": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})[0]
 
 
-def test_channels_and_scale_are_the_official_ones(onnx_file) -> None:
-    batch = images(5)
-    raw = Encoder(onnx_file).embed(batch)
-    assert raw.dtype == np.float32
-    np.testing.assert_allclose(raw, directly(onnx_file, batch), atol=1e-5)
-    assert np.abs(raw - directly(onnx_file, batch[..., ::-1])).max() > 0.1  # else the test could not tell
-
-
-def test_an_embedding_depends_on_its_image_alone(onnx_file) -> None:
-    batch, encoder = images(9), Encoder(onnx_file, threads=1)
-    together = encoder.embed(batch)
-    np.testing.assert_array_equal(np.concatenate([encoder.embed(batch[:4]), encoder.embed(batch[4:])]), together)
-    np.testing.assert_array_equal(Encoder(onnx_file, threads=2).embed(batch[::-1])[::-1], together)
-
-
-def test_foreign_encoders_are_refused(tmp_path) -> None:
-    with pytest.raises(StoreError, match=r"embed\.encoder"):
-        Encoder(tmp_path / "none.onnx")
-    (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(StoreError, match=r"text\.onnx: not an ONNX file"):
-        Encoder(tmp_path / "text.onnx")
-    export(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), tmp_path / "small.onnx", size=96)
-    with pytest.raises(StoreError, match="96"):
-        Encoder(tmp_path / "small.onnx")
-
-
 @pytest.fixture
 def root(tmp_path, onnx_file):
     """Two zips of 3 + 2 identities and a target of 4 images, of which one is 150 x 130."""
@@ -117,7 +94,7 @@ def pictures(path, names) -> np.ndarray:
 
 
 def test_run_embeds_every_image(root, params, onnx_file) -> None:
-    embed.run(params, root)
+    stage.run(params, root)
     assert sorted(path.name for path in (root / "data/embed/source").iterdir()) == [
         "subjects_0-2_3_imgs.h5",
         "subjects_10-11_3_imgs.h5",
@@ -146,9 +123,9 @@ def test_run_aligns_first_when_asked(root, params, onnx_file, monkeypatch) -> No
         found = np.array([len(image) == SIZE for image in images])
         return Aligned(small, found, found.astype(np.float32), np.zeros((len(images), 5, 2), np.float32))
 
-    monkeypatch.setattr(embed, "detector", lambda align: None)
-    monkeypatch.setattr(embed, "align_images", mirror)
-    embed.run(replace(params, embed=replace(params.embed, align=True)), root)
+    monkeypatch.setattr(stage, "detector", lambda align: mirror)
+    monkeypatch.setattr(stage, "align_images", mirror)
+    stage.run(replace(params, embed=replace(params.embed, align=True)), root)
     with Shard(root / "data/embed/target.h5") as shard:
         assert shard["face"].tolist() == [True, True, True, False]
         raw = shard["embedding"][:3] * shard["norm"][:3, None]
@@ -159,7 +136,7 @@ def test_run_aligns_first_when_asked(root, params, onnx_file, monkeypatch) -> No
 
 
 def test_metrics_are_those_of_a_loop(root, params) -> None:
-    embed.run(params, root)
+    stage.run(params, root)
     rows: dict[int, list[np.ndarray]] = {}
     norms = []
     for path in sorted((root / "data/embed/source").iterdir()):
@@ -178,53 +155,79 @@ def test_metrics_are_those_of_a_loop(root, params) -> None:
     assert metrics["impostor_cosine"] == pytest.approx(np.mean(impostor), abs=1e-3)
 
 
-def test_run_goes_on_where_it_stopped(root, params, monkeypatch) -> None:
-    embed.run(params, root)
-    shards = sorted((root / "data/embed").rglob("*.h5"))
-    first = {path: path.read_bytes() for path in shards}
-    times = {path: path.stat().st_mtime_ns for path in shards}
-    lost = root / "data/embed/source/subjects_10-11_3_imgs.h5"
-    lost.unlink()
-    (root / "data/embed/source/subjects_5-6_3_imgs.h5").write_bytes(b"of a zip that is gone")
-    embed.run(replace(params, embed=replace(params.embed, batch_size=5)), root)
-    assert {path: path.read_bytes() for path in sorted((root / "data/embed").rglob("*.h5"))} == first
-    assert [path for path in shards if path.stat().st_mtime_ns != times[path]] == [lost]
+@pytest.fixture
+def embedded(monkeypatch) -> list[int]:
+    """The rows that were embedded."""
+    original, rows = stage.embedder, []
+
+    def embedder(params: Params, root):
+        see = original(params, root)
+        return lambda batch: rows.extend(batch.rows) or see(batch)
+
+    monkeypatch.setattr(stage, "embedder", embedder)
+    return rows
+
+
+def shards(root) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / "data/embed").rglob("*.h5"))}
+
+
+def test_how_images_are_batched_changes_no_byte(root, params, monkeypatch, tmp_path) -> None:
+    stage.run(params, root)
+    first = shards(root)
+    shutil.rmtree(root / "data/embed")
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "another"))
+    stage.run(replace(params, embed=replace(params.embed, batch_size=5)), root)
+    assert shards(root) == first
+
+
+def test_only_what_changed_is_embedded_again(root, params, embedded, code) -> None:
+    def seen() -> int:
+        embedded.clear()
+        stage.run(params, root)
+        return len(embedded)
+
+    assert seen() == 19
+    shutil.rmtree(root / "data/embed")  # as DVC does before a stage
+    assert seen() == 0
+    code.add("embed/stage", "# a remark\n")
+    code.add("align/warp", "X = 1\n")  # nothing is aligned here
+    params = replace(params, align=replace(params.align, min_face=30), filter=Filter(score="mean"), n_ids=4)
+    assert seen() == 0
+    with zipfile.ZipFile(root / "data/target/target.zip", "a") as archive:
+        archive.writestr("4.png", encode(images(1)[0]))
+    assert seen() == 5
+    (root / "data/source/subjects_10-11_3_imgs.zip").rename(root / "data/source/subjects_10-12_3_imgs.zip")
+    with zipfile.ZipFile(root / "data/source/subjects_10-12_3_imgs.zip", "a") as archive:
+        archive.writestr("12/0.png", encode(images(1)[0]))
+    assert seen() == 7
+    assert sorted(shards(root)) == ["subjects_0-2_3_imgs.h5", "subjects_10-12_3_imgs.h5", "target.h5"]
+    code.add("embed/encoder", "X = 1\n")
+    assert seen() == 9 + 7 + 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
-def test_an_embedding_that_is_none_names_the_image(root, params, monkeypatch, value: float) -> None:
+def test_an_embedding_that_is_none_names_the_image_and_keeps_what_is_right(
+    root, params, monkeypatch, value: float
+) -> None:
     original = Encoder.embed
 
     def broken(self: Encoder, batch: list[np.ndarray]) -> np.ndarray:
         raw = original(self, batch)
-        raw[2:] = value
+        if batch[0].shape == (SIZE, SIZE, 3) and len(batch) == 2:  # the last of the second zip
+            raw[1:] = value
         return raw
 
     monkeypatch.setattr(Encoder, "embed", broken)
-    with pytest.raises(StoreError, match=r"subjects_0-2_3_imgs\.zip: 0/2\.png: .* norm"):
-        embed.run(params, root)
-    assert not list((root / "data/embed").rglob("*"))
+    with pytest.raises(StoreError, match=r"subjects_10-11_3_imgs\.zip, member 11/2\.png: .* norm .* right encoder"):
+        stage.run(params, root)
+    assert not (root / "data/embed").exists()
     assert not (root / "metrics").exists()
+    assert len(list(entries("embed"))) == 1
 
 
 def test_an_image_that_does_not_decode_is_named(root, params) -> None:
     with zipfile.ZipFile(root / "data/target/target.zip", "a") as archive:
         archive.writestr("4.png", b"no picture")
-    with pytest.raises(StoreError, match=r"target\.zip: 4\.png"):
-        embed.run(params, root)
-
-
-def test_identity_sums_over_shards(tmp_path) -> None:
-    rows = INTS.standard_normal((6, 4)).astype(np.float32)
-    write_shard(tmp_path / "a.h5", {"identity": np.array([9, 3, 9]), "embedding": rows[:3]}, fingerprint="")
-    write_shard(tmp_path / "b.h5", {"identity": np.array([5, 5, 5]), "embedding": rows[3:]}, fingerprint="")
-    identities, sums, counts = identity_sums([tmp_path / "b.h5", tmp_path / "a.h5"])
-    assert (identities.tolist(), counts.tolist()) == ([3, 5, 9], [1, 3, 2])
-    np.testing.assert_allclose(sums, [rows[1], rows[3:].sum(0), rows[0] + rows[2]], atol=1e-6)
-
-
-def test_an_identity_in_two_shards_is_an_error(tmp_path) -> None:
-    for name in "ab":
-        write_shard(tmp_path / f"{name}.h5", {"identity": np.array([4]), "embedding": np.ones((1, 2))}, fingerprint="")
-    with pytest.raises(StoreError, match="identity 4"):
-        identity_sums(tmp_path.glob("*.h5"))
+    with pytest.raises(StoreError, match=r"target\.zip, 4\.png: does not decode"):
+        stage.run(params, root)
