@@ -125,9 +125,7 @@ def test_a_wrong_file_of_a_folder_is_named_and_not_linked(held, tmp_path, data, 
     path = tmp_path / "mine" / name
     path.parent.mkdir(parents=True)
     path.write_bytes((held / name).read_bytes() + b"x")
-    with pytest.raises(
-        StoreError, match=r"wrong files in .*mine; take them away\n.*source/subjects_0-1.*: SHA-256"
-    ):
+    with pytest.raises(StoreError, match=r"wrong files in .*mine; take them away\n.*source/subjects_0-1.*: SHA-256"):
         get([load()["digiface-1m"]], data, mirror=str(tmp_path / "mine"))
     assert not (kept / name).exists()
 
