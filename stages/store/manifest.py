@@ -26,7 +26,7 @@ def write_manifest(folder: Path, files: Iterable[str], content: str = "", path: 
         path: of the set that they are links to, where a knob names one.
     """
     values = {"path": path, "content": content, "files": sorted(files)}
-    if read_manifest(folder) != values:
+    if not (folder / NAME).is_file() or read_manifest(folder) != values:
         write_json(folder / NAME, values)
 
 

@@ -25,6 +25,11 @@ def test_a_folder_without_one_promises_nothing(tmp_path):
     assert read_manifest(tmp_path)["files"] == []
 
 
+def test_an_empty_folder_says_so(tmp_path):
+    write_manifest(tmp_path, [])
+    assert (tmp_path / NAME).is_file()
+
+
 def test_it_is_written_only_where_it_changes(tmp_path):
     write_manifest(tmp_path, ["a"], "digest", "path")
     before = (tmp_path / NAME).stat().st_ino
