@@ -125,7 +125,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     knobs, folder, plots = params.transfer, root / "data/fit", root / "plots/fit"
     if not (knobs.learns and knobs.weights == LEARNED):
         for empty in (folder, plots):
-            nothing(empty, f"method {params.method} learns nothing here")
+            nothing(empty, f"method {params.method} learns nothing")
         write_json(root / "metrics/fit.json", {"images": 0})
         return
     module = importlib.import_module(f"stages.transfer.{params.method}.learner")
