@@ -94,6 +94,8 @@ def main(
         from stages.store import cache_folder
 
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @app.command()
