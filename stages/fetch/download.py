@@ -3,7 +3,7 @@
 A file grows beside its final name as `.<name>.partial`; what names the version that is being fetched (ETag or date)
 stands in `.<name>.version.partial`. A later run asks for the rest of that very version (Range, If-Range) and starts
 anew where the place has another one. A place that fails is tried again, later and later; after `ATTEMPTS` in a row
-without a new byte the next place is tried. Where none answers at all there is no network, and that is said at once.
+without a new byte the next place is tried, and after `SILENT` where its host has never answered: is there a network?
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import queue
 import re
 import shutil
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -37,8 +35,9 @@ from stages.store.files import writing
 
 CHUNK = 1 << 17  # bytes at most; what a kill can lose of a file
 ATTEMPTS = 6  # in a row without a new byte before the next place is tried
+SILENT = 2  # of a host that has not answered yet
 LONGEST_WAIT = 600.0  # seconds, even if the server asks for more
-TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
+TIMEOUT = (5, 60)  # seconds to connect, and between two bytes
 SPARE = 1 << 30  # bytes left free on the disk
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 GATED = "asks for a login: accept its terms at its page, and set HF_TOKEN"
@@ -46,6 +45,10 @@ GATED = "asks for a login: accept its terms at its page, and set HF_TOKEN"
 
 class Refused(Exception):
     """This place will not give the file, however often it is asked."""
+
+
+class Silent(Refused):
+    """Nobody answers there."""
 
 
 class Interrupted(Exception):
@@ -126,21 +129,20 @@ def download(
 
     Raises:
         NotGiven: no place gives a file; the message names each place and its reason.
-        StoreError: no place answers, or the disk is too small (nothing has been fetched then) or full.
+        StoreError: the disk is too small (nothing has been fetched then) or full.
     """
     missing = [file for file in files if not (folder / file.path).is_file()]
     if not missing:
         return
-    check_network({_host(place) for file in missing for place in _places(file, mirror)})
     total = sum(file.size for file in missing)
     there = sum(_length(_partial_path(folder / file.path)) for file in missing)
     check_disk(folder, total - there)
-    stop = threading.Event()
+    stop, heard = threading.Event(), set[str]()
     with (
         tqdm(total=total, initial=there, desc=title, unit="B", unit_scale=True) as bar,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        transfers = [_Transfer(file, folder / file.path, hashes, bar, stop, file.size) for file in missing]
+        transfers = [_Transfer(file, folder / file.path, hashes, bar, stop, heard, file.size) for file in missing]
         running = [pool.submit(transfer.run, mirror) for transfer in transfers]
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -149,34 +151,6 @@ def download(
             pool.shutdown(cancel_futures=True)
     for future in done:
         future.result()
-
-
-def check_network(hosts: set[str]) -> None:
-    """Stop where no host answers, whatever it answers, within `TIMEOUT[0]` seconds: there is no network.
-
-    Raises:
-        StoreError: none does.
-    """
-    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def ask(host: str) -> None:
-        try:
-            requests.head(host, timeout=TIMEOUT[0])
-            answers.put(True)
-        except requests.RequestException:
-            answers.put(False)
-
-    for host in hosts:
-        threading.Thread(target=ask, args=(host,), daemon=True).start()
-    until = time.monotonic() + TIMEOUT[0]
-    with suppress(queue.Empty):
-        if any(answers.get(timeout=max(until - time.monotonic(), 0)) for _ in hosts):
-            return
-    if hosts:
-        raise StoreError(
-            f"no network: {', '.join(sorted(hosts))} cannot be reached; with the files at hand, link them by "
-            "`r2r fetch --from DIR`"
-        )
 
 
 def check_disk(data: Path, needed: int) -> None:
@@ -203,7 +177,7 @@ def free_space(path: Path) -> int:
 class _Transfer:
     """One file on its way.
 
-    expected: bytes of it that the bar counts on; corrected as soon as a place says.
+    heard: hosts that have answered; expected: bytes of it that the bar counts on, corrected as soon as a place says.
     """
 
     file: File
@@ -211,6 +185,7 @@ class _Transfer:
     hashes: Hashes
     bar: tqdm
     stop: threading.Event
+    heard: set[str]
     expected: int
 
     def __post_init__(self) -> None:
@@ -224,14 +199,16 @@ class _Transfer:
             self._run(mirror)
 
     def _run(self, mirror: str) -> None:
-        reasons = []
+        reasons, silent = [], True
         for place in _places(self.file, mirror):
             try:
                 return self.fetch(place)
             except Refused as error:
                 reasons.append(f"\n  {place}: {error}")
+                silent = silent and isinstance(error, Silent)
+        what = "no place answers: is there a network?" if reasons and silent else "no place gives it;"
         raise NotGiven(
-            f"{self.file.path}: no place gives it; put it into a folder by hand, and link it by `r2r fetch --from DIR`"
+            f"{self.file.path}: {what} put it into a folder by hand, and link it by `r2r fetch --from DIR`"
             + "".join(reasons)
         )
 
@@ -242,6 +219,7 @@ class _Transfer:
             Refused: the place will not give the right file.
         """
         failures = wrong = 0
+        host = urlsplit(locate(place)[0]).netloc
         while not self.stop.is_set():
             before = _length(self.partial)
             try:
@@ -249,6 +227,8 @@ class _Transfer:
             except (Interrupted, requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 grown = _length(self.partial) > before
                 failures = 0 if grown else failures + 1
+                if failures == SILENT and host not in self.heard and not isinstance(error, Interrupted):
+                    raise Silent(f"{error} ({SILENT} times)") from error
                 if failures == ATTEMPTS:
                     raise Refused(f"{error} ({ATTEMPTS} times)") from error
                 asked = error.wait if isinstance(error, Interrupted) else None
@@ -286,6 +266,7 @@ class _Transfer:
             else:
                 self.start_anew()
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            self.heard.add(urlsplit(url).netloc)
             if response.status_code == 416 and begin:  # as long as the version there, or longer
                 if response.headers.get("Content-Range") != f"bytes */{begin}":
                     self.start_anew()
@@ -338,11 +319,6 @@ class _Transfer:
 
 def _places(file: File, mirror: str) -> list[str]:
     return ([f"{mirror.rstrip('/')}/{quote(file.path)}"] if mirror else []) + list(file.places)
-
-
-def _host(place: str) -> str:
-    address = urlsplit(locate(place)[0])
-    return f"{address.scheme}://{address.netloc}"
 
 
 def _check_status(place: str, response: requests.Response) -> None:

@@ -22,11 +22,12 @@ from stages.fetch.catalogue import Entry, File, of_kind
 from stages.fetch.download import Hashes, NotGiven, download, problem
 from stages.fetch.embedded import EMBEDDED
 from stages.fetch.knobs import Fetch
-from stages.fetch.placing import link_to
+from stages.fetch.placing import FOLDERS, link_to, put_aside
 from stages.images import Archive
 from stages.images.digiface import read_survey, survey
 from stages.knobs import ParamsError, check
 from stages.store import StoreError, cache_folder, locked, replacing
+from stages.store.cache import GOT
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every member of a zip: the bytes depend on the content only
 THUMBNAIL = 30_000  # bytes of one of FFHQ's, about
@@ -52,7 +53,7 @@ class Finding:
 
 def folder() -> Path:
     """Where it is."""
-    return cache_folder() / "library"
+    return cache_folder() / GOT
 
 
 def wanted(knobs: Fetch, root: Path) -> tuple[list[Entry], dict[str, Path]]:
@@ -77,6 +78,8 @@ def wanted(knobs: Fetch, root: Path) -> tuple[list[Entry], dict[str, Path]]:
                 path = (root / Path(name).expanduser()).absolute()
                 there = f"{EMBEDDED}, {', '.join(known)}, or the path of a set that is there"
                 check(path.exists(), f"{knob} is {name!r}: {there}")
+                own = [root.absolute() / "data" / folder for folder in FOLDERS]
+                check(not {path, *path.parents} & {*own}, f"{knob} is {name!r}, which fetch fills itself: move the set")
                 sets[kind] = path
             elif name != EMBEDDED or kind == "weights":
                 check(False, f"{knob}: {name!r} is not in the catalogue; {', '.join(known)} are")
@@ -122,29 +125,34 @@ def files_of(entry: Entry, knobs: Fetch) -> list[File]:
     return [File(path, (), knobs.target_images * THUMBNAIL) for path in puts(entry, knobs).values()]
 
 
+def wrong(entry: Entry, knobs: Fetch, library: Path, hashes: Hashes) -> list[tuple[Path, str]]:
+    """The files of an entry that are not what they should be, and why."""
+    there = [(file, library / file.path) for file in files_of(entry, knobs) if (library / file.path).is_file()]
+    with ThreadPoolExecutor(knobs.parallel) as pool:
+        faults = pool.map(lambda pair: problem(pair[0], pair[1], hashes), there)
+        return [(path, fault) for (_, path), fault in zip(there, faults, strict=True) if fault]
+
+
 def inspect(entries: Iterable[Entry], knobs: Fetch, library: Path, hashes: Hashes) -> list[Finding]:
     """What is there, missing, wrong or bound by a licence; every file that is there is read and verified."""
     findings = []
     for entry in entries:
-        files = [(file, library / file.path) for file in files_of(entry, knobs)]
-        there = [(file, path) for file, path in files if path.exists()]
-        with ThreadPoolExecutor(knobs.parallel) as pool:
-            faults = list(pool.map(lambda pair: problem(pair[0], pair[1], hashes) if pair[1].is_file() else "", there))
-        wrong = [f"{path}: {fault}" for (_, path), fault in zip(there, faults, strict=True) if fault]
-        missing = [file for file, path in files if not path.exists()]
+        faults = [f"{path}: {fault}" for path, fault in wrong(entry, knobs, library, hashes)]
+        files = files_of(entry, knobs)
+        missing = [file for file in files if not (library / file.path).exists()]
         whole = [entry.archive] if entry.archive and missing else missing
         if entry.kind == "target" and missing:
             whole += [file for file in entry.files if not (library / file.path).is_file()]
         todo = sum(file.size for file in whole)
-        if wrong:
-            finding = Finding(entry, "wrong", "; ".join(wrong), todo)
+        if faults:
+            finding = Finding(entry, "wrong", "; ".join(faults), todo)
         elif entry.by_hand:
             fault = unexpected(entry, library / entry.into)
             finding = Finding(entry, "by hand", f"{fault}. {entry.by_hand}") if fault else Finding(entry, "present")
         elif entry.license.accept and entry.license.name not in knobs.accept_licenses:
             finding = Finding(entry, "licence", f"{entry.license.name}: {entry.license.terms}", todo)
         elif todo:
-            detail = f"{len(there)} of {len(files)} files" if len(files) > 1 else ""
+            detail = f"{len(files) - len(missing)} of {len(files)} files" if len(files) > 1 else ""
             finding = Finding(entry, "missing", detail, todo)
         else:
             finding = Finding(entry, "present")
@@ -163,16 +171,19 @@ def get(entries: Sequence[Entry], knobs: Fetch, data: Path) -> None:
     given, address = mirror(knobs.mirror)
     if not entries:
         return
-    with locked("library", "fetch"), Hashes(library / "hashes.json") as hashes:
+    with locked(GOT, "fetch"), Hashes(library / "hashes.json") as hashes:
         faults = []
         for entry in entries:
+            for path, fault in wrong(entry, knobs, library, hashes):
+                put_aside(path, fault)
             faults += link_entry(entry, given, knobs, library, hashes) if given else []
             if not (entry.by_hand or entry.kind == "target"):  # what a former version fetched to there
                 link_entry(entry, data, knobs, library, hashes)
         findings = inspect(entries, knobs, library, hashes)
-        faults += [f"{found.detail} ({found.entry.page})" for found in findings if found.state == "wrong"]
         if faults:
-            raise StoreError("".join(["wrong files; delete them and run again", *(f"\n  {fault}" for fault in faults)]))
+            raise StoreError(
+                "".join([f"wrong files in {given}; take them away", *(f"\n  {fault}" for fault in faults)])
+            )
         if by_hand := [finding for finding in findings if finding.state == "by hand"]:
             lines = [f"\n  {found.entry.name}: {found.detail} ({found.entry.page})" for found in by_hand]
             names = " ".join(found.entry.name for found in by_hand)

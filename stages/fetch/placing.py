@@ -16,8 +16,9 @@ from pathlib import Path
 
 from stages.store import StoreError, cache_folder, entries, remove
 from stages.store.files import writing
-from stages.store.manifest import read_manifest
+from stages.store.manifest import links_of
 
+ASIDE = "aside"  # folder of the cache
 FOLDERS = ("source", "target", "benchmarks", "weights")  # of data/, that a run fills
 
 
@@ -43,18 +44,18 @@ def put(source: Path, path: Path) -> None:
     link_to(source, path)
 
 
-def put_aside(path: Path) -> None:
+def put_aside(path: Path, reason: str = "not what fetch would put there") -> None:
     """Move what stands in the way into the cache, and say so."""
-    aside = cache_folder() / "aside" / str(time.time_ns()) / path.name
+    aside = cache_folder() / ASIDE / str(time.time_ns()) / path.name
     aside.parent.mkdir(parents=True)
     shutil.move(path, aside)
-    print(f"{path}: not what fetch would put there; put aside as {aside}", file=sys.stderr)
+    print(f"{path}: {reason}; put aside as {aside}", file=sys.stderr)
 
 
 def visible(place: Path) -> Iterator[Path]:
     """A file, or the files and links below a folder; hidden ones are left out, and no link is followed."""
     if not place.is_dir() or place.is_symlink():
-        yield place
+        yield from [place] if place.exists() else []
         return
     for parent, folders, files in os.walk(place):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -80,7 +81,7 @@ class Standing:
 
     def __init__(self, data: Path, library: Path, wanted: Mapping[Path, Path | None]) -> None:
         self.data, self.library, self.wanted = data, library, wanted
-        self.paths = [path for name in FOLDERS if (data / name).is_dir() for path in visible(data / name)]
+        self.paths = [path for name in FOLDERS for path in visible(data / name)]
 
     def check(self) -> None:
         """Stop where something stands there that does not belong.
@@ -112,12 +113,9 @@ class Standing:
 
     def _own(self) -> set[Path]:
         """The paths that are links of what is kept elsewhere: removing them loses nothing."""
-        kept = [*visible(self.library)] if self.library.is_dir() else []
+        kept = [file for place in (self.library, cache_folder() / ASIDE) for file in visible(place)]
         kept += [file for entry in entries("fetch") for file in visible(entry.path)]
-        for name in FOLDERS:
-            if named := read_manifest(self.data / name)["path"]:
-                path = self.data.parent / named
-                kept += [path, *members(path).values()] if path.exists() else []
+        kept += [path for name in FOLDERS for path in links_of(self.data / name).values()]
         known = {_inode(path) for path in kept if path.exists()}
         return {path for path in self.paths if not path.exists() or _inode(path) in known}
 

@@ -55,9 +55,7 @@ class Train:
     weight_decay: float = knob(5e-4, "on all but batch norms", ge=0, lt=FLOAT32)
     clip: float = knob(0.0, "norm of the backbone's gradient; 0 is off, as AdaFace; insightface clips at 5", ge=0)
     schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
-    milestones: tuple[Epoch, ...] = knob(
-        (), "epochs at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26"
-    )
+    milestones: tuple[Epoch, ...] = knob((), "at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")
     warmup_epochs: float = knob(0.0, "lr rises linearly from 0; less than epochs", ge=0)
     augment: float = knob(0.2, "probability of each of AdaFace's three augmentations", ge=0, le=1)
     flip: float = knob(0.5, "probability", ge=0, le=1)

@@ -65,6 +65,8 @@ def make(datasets: Sequence[Dataset], workers: int = 0, stage: str = "fetch") ->
     Raises:
         StoreError: a process died, a person has no face, or the disk is full; finished datasets are kept.
     """
+    if not datasets:
+        return []
     job = Job(stage, None, datasets, partial(_with, photograph), _write, size=lambda portrait: portrait.images)
     return run(job, executor(workers))
 

@@ -1,7 +1,7 @@
 import json
+import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import align
-from stages.align import align_images, detector, run
-from stages.align.warp import centre_crop, similarity, warp
-from stages.params import Align, Params
-from stages.store import Shard, StoreError, encode, write_shard
+from stages.align import stage
+from stages.align.faces import align_images, detector
+from stages.align.knobs import Align
+from stages.align.stage import run
+from stages.align.warp import centre_crop
+from stages.filter import Filter
+from stages.params import Params
+from stages.store import Shard, StoreError, encode, entries, write_shard
 
-PARAMS = Params(n_ids=3, images_per_id=3, align=Align(ids_per_shard=2, batch_size=2, device="cpu"))
+PARAMS = Params(n_ids=3, images_per_id=3, align=Align(ids_per_shard=2, device="cpu"))
+MADE = Params(method="arc2face", n_ids=3, images_per_id=3, align=PARAMS.align)
 ORDER = [5, 3, 4]  # of filter
 
 
@@ -42,8 +46,7 @@ def fill(root, images):
 
 def choose(root, chosen, *others):
     identity = np.array([*chosen, *others], np.int64)
-    columns = {"identity": identity, "chosen": np.isin(identity, chosen)}
-    write_shard(root / "data/filter.h5", columns, fingerprint="")
+    write_shard(root / "data/filter.h5", {"identity": identity, "chosen": np.isin(identity, chosen)})
 
 
 def shards(root):
@@ -62,31 +65,31 @@ def metrics(root):
     return json.loads((root / "metrics/align.json").read_text())
 
 
-def test_align_images_warps_the_largest_face(portraits, faceless, photograph):
-    mtcnn = detector(PARAMS.align)
-    aligned = align_images([portraits[0], faceless, photograph], mtcnn)
-    assert aligned.found.tolist() == [True, False, True]
-    assert np.array_equal(aligned.images[1], centre_crop(faceless))
-    assert aligned.scores[1] == 0
-    assert np.isnan(aligned.landmarks[1]).all()
-    points = mtcnn.detect([photograph])[0].landmarks[:1]
-    assert np.array_equal(aligned.landmarks[2], points[0])
-    matrix = similarity(points)[0]
-    assert np.array_equal(aligned.images[2], warp(photograph, matrix))
-    again = mtcnn.detect([aligned.images[2]])[0].landmarks[0]
-    np.testing.assert_allclose(again, points[0] @ matrix[:, :2].T + matrix[:, 2], atol=3)
+@pytest.fixture
+def aligned(monkeypatch) -> list[int]:
+    """The identities whose images were aligned."""
+    original, identities = stage.aligner, []
+
+    def aligner(*args):
+        align = original(*args)
+        return lambda identity: identities.append(identity) or align(identity)
+
+    monkeypatch.setattr(stage, "aligner", aligner)
+    return identities
 
 
-def test_shards_hold_the_first_samples_in_the_order_of_filter(root, portraits):
+def test_shards_hold_the_first_samples_by_ranges_of_identities(root, portraits):
     run(PARAMS, root)
-    assert list(shards(root)) == ["00000.h5", "00001.h5"]
-    assert rows(root) == [(5, 0), (5, 1), (5, 2), (3, 0), (3, 1), (3, 2), (4, 0)]
-    with Shard(root / "data/align/00000.h5") as shard:
-        expected = align_images([portraits[(i + k) % 6] for i in (5, 3) for k in range(3)], detector(PARAMS.align))
-        assert np.array_equal(np.stack([shard.image(i) for i in range(6)]), expected.images)
+    assert list(shards(root)) == ["00001.h5", "00002.h5"]  # 2 and 3; 4 and 5
+    assert rows(root) == [(3, 0), (3, 1), (3, 2), (4, 0), (5, 0), (5, 1), (5, 2)]
+    with Shard(root / "data/align/00001.h5") as shard:
+        expected = align_images([portraits[(3 + k) % 6] for k in range(3)], detector(PARAMS.align))
+        assert np.array_equal(np.stack([shard.image(i) for i in range(3)]), expected.images)
         assert np.array_equal(shard["landmarks"], expected.landmarks)
         assert np.array_equal(shard["score"], expected.scores)
         assert shard["found"].all()
+        kinds = {name: shard[name].dtype.str for name in shard.names}
+    assert kinds == {"identity": "<i8", "sample": "<i4", "found": "|b1", "score": "<f4", "landmarks": "<f4"}
     assert metrics(root) == {
         "identities": 3,
         "identities_without_images": 0,
@@ -101,9 +104,9 @@ def test_shards_hold_the_first_samples_in_the_order_of_filter(root, portraits):
 
 def test_keep_writes_the_centre_crop(root, faceless):
     run(replace(PARAMS, align=replace(PARAMS.align, missing="keep")), root)
-    assert rows(root)[-2:] == [(4, 0), (4, 1)]
-    with Shard(root / "data/align/00001.h5") as shard:
-        assert shard["found"].tolist() == [True, False]
+    assert rows(root)[3:5] == [(4, 0), (4, 1)]
+    with Shard(root / "data/align/00002.h5") as shard:
+        assert shard["found"].tolist() == [True, False, True, True, True]
         assert np.array_equal(shard.image(1), centre_crop(faceless))
     assert (metrics(root)["missing"], metrics(root)["written"]) == (1, 8)
 
@@ -112,73 +115,76 @@ def test_an_identity_without_a_face_is_counted(root, faceless, portraits):
     fill(root, {f"{i}/0.png": encode(faceless if i == 4 else portraits[i % 6]) for i in (3, 4, 5, 6)})
     run(PARAMS, root)
     assert metrics(root)["identities_without_images"] == 1
-    assert rows(root) == [(5, 0), (3, 0)]
+    assert rows(root) == [(3, 0), (5, 0)]
 
 
-def test_batches_do_not_change_the_bytes(root):
-    run(PARAMS, root)
-    small = shards(root)
-    for path in (root / "data/align").iterdir():
-        path.unlink()
-    run(replace(PARAMS, align=replace(PARAMS.align, batch_size=64)), root)
-    assert shards(root) == small
+def test_only_what_changed_is_aligned_again(root, aligned, portraits, code):
+    def again(params: Params = PARAMS) -> list[int]:
+        aligned.clear()
+        run(params, root)
+        return sorted(aligned)
 
-
-def test_finished_shards_are_kept_and_stale_ones_go(root, monkeypatch):
-    run(PARAMS, root)
-    before, stamp = shards(root), (root / "data/align/00000.h5").stat().st_mtime_ns
-    (root / "data/align/00007.h5").write_bytes(b"of a larger run")
-    (root / "data/align/.00001.h5.abc.partial").write_bytes(b"of a killed run")
-    (root / "data/align/00001.h5").write_bytes(before["00001.h5"][:900])
-    run(PARAMS, root)
-    assert shards(root) == before
-    assert (root / "data/align/00000.h5").stat().st_mtime_ns == stamp
-    monkeypatch.setattr(align, "align_images", None)  # would raise if called
-    run(PARAMS, root)
-    assert metrics(root)["missing"] == 1
-
-
-def test_changed_images_knobs_and_choice_make_a_shard_stale(root, portraits):
-    run(PARAMS, root)
+    assert again() == [3, 4, 5]
     first = shards(root)
-    choose(root, [5, 3, 6], 4)
-    run(PARAMS, root)
-    assert shards(root)["00000.h5"] == first["00000.h5"]
-    assert rows(root)[-3:] == [(6, 0), (6, 1), (6, 2)]
-    run(replace(PARAMS, align=replace(PARAMS.align, codec="jpeg")), root)
-    with Shard(root / "data/align/00000.h5") as shard:
-        assert shard.encoded(0)[:2] == b"\xff\xd8"
-    run(replace(PARAMS, images_per_id=1), root)
-    assert rows(root) == [(5, 0), (3, 0), (6, 0)]
-    fill(root, {f"{i}/0.png": encode(portraits[0]) for i in (3, 4, 5, 6)})
-    run(replace(PARAMS, images_per_id=1), root)
-    with Shard(root / "data/align/00000.h5") as shard:
-        assert shard.encoded(0) == shard.encoded(1)
-
-
-def test_killed_and_run_again_ends_with_the_same_bytes(root):
-    run(PARAMS, root)
-    expected = shards(root)
-    for path in (root / "data/align").iterdir():
-        path.unlink()
-    slow = (
-        "import sys, time; from pathlib import Path\n"
-        "from stages import align; from tests.align.test_align import PARAMS\n"
-        "write = align.write_shard\n"
-        "def once(path, *rest, **more):\n"
-        "    write(path, *rest, **more); print('written', flush=True); time.sleep(60)\n"
-        "align.write_shard = once; align.run(PARAMS, Path(sys.argv[1]))"
-    )
-    # another number of threads than this process has: it must not show
-    process = subprocess.Popen([sys.executable, "-c", slow, str(root)], stdout=subprocess.PIPE, cwd=Path.cwd())
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"written\n"
-    time.sleep(0.1)
-    process.kill()
-    process.wait()
+    shutil.rmtree(root / "data/align")  # as DVC does before a stage
+    assert again() == []
+    assert shards(root) == first
+    for name in ("align/stage", "align/faces", "align/mtcnn", "align/warp", "synthesize"):
+        code.add(name, "# a remark\n")
+    assert again(replace(PARAMS, filter=Filter(score="mean"))) == []  # in data/filter.h5 it counts, as far as it does
+    choose(root, [6, 5, 3], 4)
+    assert again() == [6]
+    assert rows(root) == [(i, k) for i in (3, 5, 6) for k in range(3)]
+    assert shards(root)["00001.h5"] == first["00001.h5"]
+    assert again(replace(PARAMS, align=replace(PARAMS.align, ids_per_shard=100))) == []
     assert list(shards(root)) == ["00000.h5"]
+    assert again(replace(PARAMS, images_per_id=1)) == [3, 5, 6]
+    fill(root, {f"{i}/0.png": encode(portraits[0 if i == 3 else i % 6]) for i in (3, 4, 5, 6)})
+    assert again(replace(PARAMS, images_per_id=1)) == [3]
+    assert again(replace(PARAMS, align=replace(PARAMS.align, codec="jpeg"))) == [3, 5, 6]
+    with Shard(root / "data/align/00001.h5") as shard:
+        assert shard.encoded(0)[:2] == b"\xff\xd8"
+    assert again(replace(PARAMS, align=replace(PARAMS.align, min_face=30))) == [3, 5, 6]
+    code.add("align/warp", "X = 1\n")
+    assert again() == [3, 5, 6]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from stages.align import stage
+from tests.align.test_stage import PARAMS
+
+write = stage.write_rows
+
+def write_rows(path, results):
+    if not list((Path(path).parent.parent).glob("*/entry.json")):
+        return write(path, results)
+    print("the second", flush=True)
+    path.write_bytes(b"half a shard")
+    sys.stdin.read()
+
+stage.write_rows = write_rows
+stage.run(PARAMS, Path(sys.argv[1]))
+"""
+
+
+def test_killed_while_it_writes_it_goes_on_to_the_same_bytes(root, aligned, monkeypatch, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"the second\n"
+        process.kill()
+    assert not (root / "data/align").exists()
+    assert len(list(entries("align"))) == 1
     run(PARAMS, root)
-    assert shards(root) == expected
+    assert sorted(aligned) == [4, 5]
+    after = shards(root)
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "another"))
+    shutil.rmtree(root / "data/align")
+    run(PARAMS, root)
+    assert shards(root) == after
 
 
 def test_a_broken_image_names_zip_and_member_and_leaves_nothing(root, portraits):
@@ -193,54 +199,40 @@ def test_a_broken_image_names_zip_and_member_and_leaves_nothing(root, portraits)
 
 def test_a_chosen_identity_that_is_not_in_the_source(root):
     choose(root, [5, 9], 3)
-    with pytest.raises(StoreError, match="no identity 9"):
+    with pytest.raises(StoreError, match="data/source: no images of identity 9"):
         run(PARAMS, root)
     assert not (root / "data/align").exists()
 
 
-def test_without_filter(tmp_path):
+def test_without_filter(root):
+    (root / "data/filter.h5").unlink()
     with pytest.raises(StoreError, match=r"filter\.h5"):
-        run(PARAMS, tmp_path)
+        run(PARAMS, root)
 
 
-MADE = replace(PARAMS, method="arc2face")
-
-
-def synthesize(root, portraits, faceless, first="a"):
-    """Two shards, of identities 5 and 3, and of 4, whose sample 1 has no face; samples stand in no order."""
-    for number, (identities, fingerprint) in enumerate((([5, 3], first), ([4], "b"))):
-        rows = [(i, k) for i in identities for k in (2, 0, 1)]
-        images = [faceless if row == (4, 1) else portraits[sum(row) % 6] for row in rows]
-        identity, sample = np.array(rows).T
+def synthesize(root, portraits, faceless, shift=0):
+    """Two shards, of identities 3, and of 4 and 5; 4 has no face in sample 1; samples stand in no order."""
+    for number, identities in enumerate(([3], [5, 4])):
+        keys = [(i, k) for i in identities for k in (2, 0, 1)]
+        images = [faceless if key == (4, 1) else portraits[(sum(key) + (1 - number) * shift) % 6] for key in keys]
+        identity, sample = np.array(keys).T
         columns = {"identity": identity.astype(np.int64), "sample": sample.astype(np.int32)}
-        write_shard(
-            root / f"data/synthesize/{number:05}.h5", columns, list(map(encode, images)), fingerprint=fingerprint
-        )
+        write_shard(root / f"data/synthesize/{number:05}.h5", columns, list(map(encode, images)))
     choose(root, ORDER, 6)
 
 
-def test_another_methods_images_come_from_synthesize(tmp_path, portraits, faceless):
+def test_another_methods_images_come_from_synthesize(tmp_path, portraits, faceless, aligned):
     synthesize(tmp_path, portraits, faceless)
     run(MADE, tmp_path)
-    assert rows(tmp_path) == [(5, 0), (5, 1), (5, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 2)]
-    with Shard(tmp_path / "data/align/00001.h5") as shard:
+    assert rows(tmp_path) == [(3, 0), (3, 1), (3, 2), (4, 0), (4, 2), (5, 0), (5, 1), (5, 2)]
+    with Shard(tmp_path / "data/align/00002.h5") as shard:
         expected = align_images([portraits[4], portraits[0]], detector(PARAMS.align))
         assert np.array_equal(np.stack([shard.image(i) for i in range(2)]), expected.images)
     assert (metrics(tmp_path)["images"], metrics(tmp_path)["missing"]) == (9, 1)
-
-
-def test_only_what_synthesize_made_anew_is_aligned_again(tmp_path, portraits, faceless):
-    synthesize(tmp_path, portraits, faceless)
+    aligned.clear()
+    synthesize(tmp_path, portraits, faceless, shift=1)
     run(MADE, tmp_path)
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/align").iterdir()}
-    synthesize(tmp_path, portraits, faceless, first="of another seed")
-    run(MADE, tmp_path)
-    assert [path.name for path in stamps if path.stat().st_mtime_ns != stamps[path]] == ["00000.h5"]
-
-
-def test_an_identity_without_made_images_is_an_error(tmp_path, portraits, faceless):
-    synthesize(tmp_path, portraits, faceless)
+    assert aligned == [3]  # only what was made anew
     choose(tmp_path, [5, 9], 3)
-    with pytest.raises(StoreError, match="no images of identity 9; run `r2r synthesize`"):
+    with pytest.raises(StoreError, match="data/synthesize: no images of identity 9"):
         run(MADE, tmp_path)
-    assert not (tmp_path / "data/align").exists()

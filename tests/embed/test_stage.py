@@ -231,3 +231,8 @@ def test_an_image_that_does_not_decode_is_named(root, params) -> None:
         archive.writestr("4.png", b"no picture")
     with pytest.raises(StoreError, match=r"target\.zip, 4\.png: does not decode"):
         stage.run(params, root)
+
+
+def test_a_missing_encoder_names_its_knob(root, params) -> None:
+    with pytest.raises(StoreError, match=r"away\.onnx: no such encoder; set embed\.encoder"):
+        stage.run(replace(params, embed=Embed(encoder="away.onnx")), root)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from stages.fetch import download as module
 from stages.fetch.catalogue import File
@@ -248,16 +250,28 @@ def test_no_network_is_said_at_once(data, monkeypatch):
     places = ("http://127.0.0.1:9/thing.bin", "hf:owner/name/thing.bin")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     begin = time.perf_counter()
-    with pytest.raises(StoreError, match=r"no network: http://127.0.0.1:9 cannot be reached.*r2r fetch --from DIR"):
+    with pytest.raises(StoreError, match=r"(?s)thing\.bin: no place answers: is there a netw.*r2r fetch --from DIR"):
         download([File(NAME, places, 1)], data, Hashes(data / "hashes.json"))
     assert time.perf_counter() - begin < 5
-    assert not data.exists()
+    assert not list(data.rglob("*.bin"))
 
 
-def test_one_host_that_answers_is_a_network(server, data):
+def test_a_silent_host_is_passed_over(server, data, no_waiting):
     file = thing(server)
-    get(replace(file, places=(*file.places, "http://127.0.0.1:9/thing.bin")), data)
+    get(replace(file, places=("http://127.0.0.1:9/thing.bin", *file.places)), data)
     assert whole(data)
+    assert no_waiting == [1]
+
+
+def test_a_host_that_was_heard_is_waited_for(data, no_waiting, tmp_path):
+    (tmp_path / "served").mkdir()
+    with Server(tmp_path / "served") as server:
+        address = server.address
+    heard = {address.removeprefix("http://")}
+    transfer = module._Transfer(File(NAME, (), 1), data / NAME, Hashes(data / "h"), tqdm(), threading.Event(), heard, 1)
+    with pytest.raises(module.Refused, match=rf"\({module.ATTEMPTS} times\)"):
+        transfer.fetch(f"{address}/{NAME}")
+    assert no_waiting == [1, 3, 7, 15, 31]
 
 
 def test_a_disk_that_becomes_full_names_the_file(server, data, monkeypatch):

@@ -76,10 +76,12 @@ def test_a_licence_is_named_with_what_to_type(accepted, list_):
 def test_a_name_is_the_worlds_the_catalogues_or_a_path(tmp_path):
     assert library.wanted(Fetch(), tmp_path) == ([], {})
     (tmp_path / "mine").mkdir()
+    (tmp_path / "data/source").mkdir(parents=True)
     entries, sets = library.wanted(Fetch(source="mine", target="ffhq"), tmp_path)
     assert [entry.name for entry in entries] == ["ffhq"]
     assert sets == {"source": tmp_path / "mine"}
     for knobs, message in (
+        ({"source": "data/source"}, r"fetch\.source is 'data/source', which fetch fills itself"),
         ({"source": "foo"}, r"fetch\.source is 'foo': embedded, digiface-1m, or the path of a set"),
         ({"target": "foo"}, r"fetch\.target is 'foo': embedded, ffhq, or the path"),
         ({"benchmarks": ("lfw",)}, r"fetch\.benchmarks: 'lfw' is not in the catalogue; insightface-bins, ijbb"),
@@ -123,7 +125,7 @@ def test_a_wrong_file_of_a_folder_is_named_and_not_linked(held, tmp_path, data, 
     path = tmp_path / "mine" / name
     path.parent.mkdir(parents=True)
     path.write_bytes((held / name).read_bytes() + b"x")
-    with pytest.raises(StoreError, match=r"wrong files.*\n.*mine/source/subjects_0-1999_72_imgs\.zip: SHA-256"):
+    with pytest.raises(StoreError, match=r"wrong files in .*mine; take them away\n.*source/subjects_0-1.*: SHA-256"):
         get([load()["digiface-1m"]], data, mirror=str(tmp_path / "mine"))
     assert not (kept / name).exists()
 
@@ -145,7 +147,9 @@ def test_the_target_is_the_first_images_of_what_a_folder_has(tmp_path, data, kep
     assert archive.encoded(2) == images["01000/00002.png"]
     get([load()["ffhq"]], data, mirror=str(place.parent), target_images=4)  # all: linked
     assert len(Archive(kept / "target/ffhq-4.zip")) == 4
-    with pytest.raises(ParamsError, match=r"target_images is 5, but .*thumbnails128x128(\.zip)? has fewer images of ffhq"):
+    with pytest.raises(
+        ParamsError, match=r"target_images is 5, but .*thumbnails128x128(\.zip)? has fewer images of ffhq"
+    ):
         get([load()["ffhq"]], data, mirror=str(place.parent), target_images=5)
 
 
@@ -163,12 +167,16 @@ def test_a_target_of_another_count_is_made_again(server, data, kept, monkeypatch
 
 
 def test_a_full_disk_is_no_reason_to_ask_elsewhere(server, data, monkeypatch):
+    calls = []
+
     def full(*_, **__):
+        calls.append(1)
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(library, "download", full)
     with pytest.raises(StoreError, match="the disk is full"):
         get([load()["ffhq"]], data, mirror=server.address)
+    assert len(calls) == 1
 
 
 def test_a_mirror_that_is_no_folder_is_refused(data):
@@ -254,8 +262,16 @@ def test_every_state_is_told_apart(server, data, kept):
     assert states(KNOBS) == ["missing", "present", "present", "by hand"]
     (kept / "weights/arc2face/encoder/config.json").write_text("x")
     assert states(KNOBS) == ["missing", "wrong", "present", "by hand"]
-    with pytest.raises(StoreError, match=r"(?s)wrong files; delete them.*encoder/config\.json: SHA-256 is"):
-        get(entries[:2], data)
+
+
+def test_a_file_that_has_changed_is_put_aside_and_got_again(server, data, kept, capsys):
+    get([load()["arc2face"]], data)
+    path = kept / "weights/arc2face/encoder/config.json"
+    right = path.read_bytes()
+    path.write_bytes(b"x")
+    get([load()["arc2face"]], data)
+    assert path.read_bytes() == right
+    assert "encoder/config.json: SHA-256 is" in capsys.readouterr().err
 
 
 def archive_of(path, members, **options):

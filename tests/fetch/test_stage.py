@@ -265,6 +265,16 @@ def test_everything_official_stands_where_the_rendered_would(server, tmp_path, d
     assert len(server.requests) == asked
 
 
+def test_official_weights_that_have_changed_are_got_again(server, tmp_path, data):
+    knobs = params(benchmarks=(), weights=("sd15",), mirror=server.address)
+    fetch.run(knobs, tmp_path)
+    path = data / "weights/sd15/tokenizer/merges.txt"
+    right = path.read_bytes()
+    path.write_bytes(b"x")
+    fetch.run(knobs, tmp_path)
+    assert path.read_bytes() == right
+
+
 def test_from_rendered_to_official_and_back(server, tmp_path, data, rendered):
     fetch.run(PARAMS, tmp_path)
     before = inodes(data)
@@ -294,9 +304,12 @@ def test_more_identities_than_the_official_source_has(server, tmp_path):
         fetch.run(replace(official(server.address), n_ids=9), tmp_path)
 
 
-def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(held, tmp_path, data, cache, monkeypatch):
+def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(
+    held, tmp_path, data, cache, monkeypatch
+):
     small = [
-        f"fetch.{name}={value}" for name, value in (("pairs", 40), ("templates", 2), ("group_pairs", 40), ("workers", 1))
+        f"fetch.{name}={value}"
+        for name, value in (("pairs", 40), ("templates", 2), ("group_pairs", 40), ("workers", 1))
     ]
     text = compose(["profile=smoke", "fetch.accept_licenses=[research-only]", *small], CONF)
     (tmp_path / "params.yaml").write_text(text)
@@ -320,7 +333,7 @@ def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(h
         fetch.get(["casia"], PARAMS, tmp_path)
 
 
-def test_a_linked_benchmark_is_named_by_its_protocol_and_missed_when_it_is_gone(tmp_path, data, cache):
+def test_a_linked_benchmark_is_known_by_its_protocol_and_brought_back(tmp_path, data, cache):
     mine = rfw(tmp_path / "mine/rfw")
     knobs = params(benchmarks=("rfw",), mirror=str(tmp_path / "mine"))
     fetch.run(knobs, tmp_path)
@@ -332,8 +345,8 @@ def test_a_linked_benchmark_is_named_by_its_protocol_and_missed_when_it_is_gone(
     assert after["files"] == before["files"] == ["rfw"]
     assert after["content"] != before["content"] != ""
     (data / "benchmarks/rfw").unlink()  # DVC restores no links
-    with pytest.raises(StoreError, match="benchmarks/rfw: is gone"):
-        check_manifest(data / "benchmarks")
+    check_manifest(data / "benchmarks")
+    assert (data / "benchmarks/rfw").samefile(mine)
 
 
 # ------------------------------------------------------------------------------------------------------ by path
@@ -358,7 +371,12 @@ def test_someone_elses_images_are_source_and_target_by_path(tmp_path, data):
     numbers = metrics(tmp_path)
     assert (numbers["source_identities"], numbers["source_images"], numbers["target_images"]) == (6, 12, 12)
     before = read_manifest(data / "source")
-    assert before["path"] == "mine"
+    assert before["links"] == {"set": "mine"}
+    assert read_manifest(data / "target")["links"] == {"target.zip": str(mine)}
+    for name in ("source/set", "target/target.zip"):  # DVC restores no links
+        (data / name).unlink()
+        check_manifest(data / name.split("/")[0])
+        assert (data / name).samefile(mine)
     (mine / "p0/0.png").write_bytes((mine / "p1/0.png").read_bytes())
     fetch.run(knobs, tmp_path)
     assert read_manifest(data / "source")["content"] != before["content"]  # DVC does not look into linked folders

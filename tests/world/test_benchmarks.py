@@ -11,8 +11,8 @@ import pytest
 
 from stages.align.mtcnn import MTCNN
 from stages.align.warp import ARCFACE_POINTS
-from stages.store import decode
 from stages.run import loop
+from stages.store import decode
 from stages.world import benchmarks, datasets, sample_scene, sample_traits
 from stages.world.datasets import make
 from stages.world.portraits import photograph
