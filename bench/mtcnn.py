@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from stages.align.mtcnn import MTCNN
-from stages.fetch.images import ImageArchive
+from stages.images import Archive
 from stages.store import decode
 
 BATCH = 64
@@ -74,7 +74,7 @@ def main() -> None:
 
 def photographs(path: Path, count: int, size: int) -> list[np.ndarray]:
     """`count` images spread over the archive, [size, size, 3]."""
-    archive = ImageArchive(path)
+    archive = Archive(path)
     names = [archive.names[i] for i in np.linspace(0, len(archive.names) - 1, count).astype(int)]
     return [
         cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if image.shape[:2] != (size, size) else image

@@ -1,4 +1,4 @@
-"""Source images/s from zips and training images/s from every form of a set: `python -m bench.read [images]`.
+"""Images/s from every form of a set of faces: `python -m bench.read [images]`.
 
 Each form is read through a DataLoader of two processes, in a shuffled order, and so is torchvision's ImageFolder on the
 very same image files. A rate is images by CPU time of all processes, times two cores, which a busy machine disturbs
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import struct
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -24,38 +24,23 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
-from stages.fetch.digiface import Source
-from stages.store import decode, encode, write_shard
-from stages.train.data import FaceDataset
+from stages.images import Faces, read_faces
+from stages.store import encode, write_shard
 
 WORKERS, BATCH, PER_IDENTITY, REPEATS = 2, 128, 20, 3
 
 
-class SourceImages(Dataset):
-    """The images of DigiFace zips, decoded."""
+class Images(Dataset):
+    """The decoded images of a set, and their identities."""
 
-    def __init__(self, folder: Path) -> None:
-        self.source = Source(folder)
-        self.keys = [(int(k), sample) for k in self.source.identities for sample in self.source.samples(int(k))]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return decode(self.source.encoded(*self.keys[index])), self.keys[index][0]
-
-
-class Training(Dataset):
-    """A training set as the training loop sees it, not augmented and not held in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.data = FaceDataset(path, memory=0)
+    def __init__(self, faces: Faces) -> None:
+        self.faces = faces
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.faces)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.data[0, index]
+        return self.faces.image(index), int(self.faces.identity[index])
 
 
 def pictures(count: int, codec: str) -> list[bytes]:
@@ -87,7 +72,7 @@ def write_shards(folder: Path, images: list[bytes]) -> None:
     for begin in range(0, len(images), 1000):
         numbers = np.arange(begin, min(begin + 1000, len(images)))
         columns = {"identity": numbers // PER_IDENTITY, "sample": numbers % PER_IDENTITY}
-        write_shard(folder / f"{begin:08d}.h5", columns, images[begin : begin + 1000], fingerprint="")
+        write_shard(folder / f"{begin:08d}.h5", columns, images[begin : begin + 1000])
 
 
 def write_rec(folder: Path, images: list[bytes]) -> None:
@@ -126,6 +111,7 @@ def main(count: int) -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
+        os.environ["R2R_CACHE"] = f"{place}/cache"
         png, jpeg = pictures(count, "png"), pictures(count, "jpeg")
         write_folder(root / "png", png, "png")
         write_folder(root / "jpeg", jpeg, "jpg")
@@ -134,22 +120,19 @@ def main(count: int) -> None:
         write_rec(root / "rec", jpeg)
         write_lmdb(root / "faces.lmdb", jpeg)
 
-        def peer(codec: str) -> Callable[[], Dataset]:
-            return lambda: ImageFolder(root / codec, transform=np.array)
-
-        forms: dict[str, tuple[Callable[[], Dataset], str]] = {
-            "source zips": (lambda: SourceImages(root / "source"), "png"),
-            "training shards": (lambda: Training(root / "shards"), "png"),
-            "training rec": (lambda: Training(root / "rec"), "jpeg"),
-            "training lmdb": (lambda: Training(root / "faces.lmdb"), "jpeg"),
-            "training folder": (lambda: Training(root / "jpeg"), "jpeg"),
+        forms = {
+            "source zips": (root / "source", "png"),
+            "training shards": (root / "shards", "png"),
+            "training rec": (root / "rec", "jpeg"),
+            "training lmdb": (root / "faces.lmdb", "jpeg"),
+            "training folder": (root / "jpeg", "jpeg"),
         }
         rates: dict[str, list[float]] = {}
         for _ in range(REPEATS):  # in turns, so that a busy moment strikes all
-            for name, make in {"png": peer("png"), "jpeg": peer("jpeg")}.items():
-                rates.setdefault(name, []).append(read_all(make()))
-            for name, (make, _) in forms.items():
-                rates.setdefault(name, []).append(read_all(make()))
+            for codec in ("png", "jpeg"):
+                rates.setdefault(codec, []).append(read_all(ImageFolder(root / codec, transform=np.array)))
+            for name, (path, _) in forms.items():
+                rates.setdefault(name, []).append(read_all(Images(read_faces(path))))
         best = {name: max(values) for name, values in rates.items()}
         numbers = {
             name: {"images_per_second": round(best[name]), "ratio": round(best[name] / best[codec], 2)}

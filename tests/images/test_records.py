@@ -3,63 +3,86 @@ import struct
 import numpy as np
 import pytest
 
+from stages.images import read_faces, records
+from stages.images.records import Records
 from stages.store import StoreError
-from stages.train.readers import records
-from stages.train.readers.records import Records
-from tests.train.readers.conftest import MAGIC, PEOPLE, packed, people, record, split, write_faces, write_rec
+from tests.images.forms import MAGIC, PEOPLE, packed, people, record, split, write_faces, write_rec
+
+
+@pytest.fixture
+def rec(tmp_path):
+    return write_faces(tmp_path / "faces")
+
+
+def content(faces):
+    return list(zip(faces.identity.tolist(), faces.sample.tolist(), map(faces.encoded, range(len(faces))), strict=True))
 
 
 def test_images_and_labels(rec):
-    found, wanted = Records(rec), people()
-    assert found.identity.tolist() == [label for label, _ in wanted]
-    assert found.sample.tolist() == list(range(1, len(wanted) + 1))
-    assert [found.encoded(row) for row in range(len(wanted))] == [image for _, image in wanted]
+    wanted = sorted((label, key, image) for key, (label, image) in enumerate(people(), 1))
+    assert content(Records(rec)) == wanted
+    assert content(read_faces(rec.parent)) == wanted
 
 
 def test_looking_at_blocks_changes_nothing(rec, monkeypatch):
     whole = Records(rec)
     monkeypatch.setattr(records, "BLOCK", 2)
-    parts = Records(rec)
-    np.testing.assert_array_equal(parts.identity, whole.identity)
-    assert parts.fingerprints == whole.fingerprints
+    assert content(Records(rec)) == content(whole)
+    assert Records(rec).digest() == whole.digest()
+
+
+@pytest.mark.parametrize("off", [-2, -1, 1, 2])
+@pytest.mark.parametrize("array", [False, True])
+def test_a_count_that_float32_rounded(tmp_path, off, array):  # case 05
+    """Beyond 2^24 images: the end is where records have no file, whatever record 0 says."""
+    images = [(float(label), b"%d%d" % (label, k)) for label in range(3) for k in range(2)]
+    packs = [record(packed(0, image, (label, 1.0)) if array else packed(label, image)) for label, image in images]
+    ranges = [record(packed(0, b"", (1.0 + 2 * label, 3.0 + 2 * label))) for label in range(3)]
+    all_records = [record(packed(0, b"", (7.0 + off, 10.0 + off))), *packs, *ranges]
+    faces = Records(write_rec(tmp_path, dict(enumerate(all_records))))
+    assert content(faces) == [(k // 2, k + 1, images[k][1]) for k in range(6)]
+
+
+def test_a_count_beyond_the_rounding(tmp_path):
+    packs = {key: record(packed(key, b"x")) for key in range(1, 5)} | {5: record(packed(0, b"", (1.0, 5.0)))}
+    for count, works in ((5, True), (7, True), (8, False), (2, False), (float("nan"), False), (float("inf"), False)):
+        path = write_rec(tmp_path / str(count), {0: record(packed(0, b"", (count, 6.0))), **packs})
+        if works:
+            assert len(Records(path)) == 4
+        else:
+            with pytest.raises(StoreError, match=r"record 0 promises .* images, and train\.idx lists 4 up to record 4"):
+                Records(path)
+
+
+def test_label_arrays_without_a_header_record(tmp_path):
+    images = {key: record(packed(0, b"%d" % key, (label, 1.0))) for key, label in enumerate((5, 5, 3))}
+    assert content(Records(write_rec(tmp_path, images))) == [(3, 2, b"2"), (5, 0, b"0"), (5, 1, b"1")]
+
+
+def test_ranges_without_their_header_are_no_images(tmp_path):
+    path = write_rec(tmp_path, {1: record(packed(1, b"a")), 2: record(packed(0, b"", (1.0, 2.0)))})
+    with pytest.raises(StoreError, match="record 2: holds no image"):
+        Records(path)
 
 
 def test_without_identity_records_every_record_is_an_image(tmp_path):
     images = {key: record(packed(label, b"png%d" % key)) for key, label in ((0, 5), (9, 3), (4, 5))}
-    found = Records(write_rec(tmp_path, images))
-    assert found.sample.tolist() == [0, 4, 9]
-    assert found.identity.tolist() == [5, 5, 3]
-    assert [found.encoded(row) for row in range(3)] == [b"png0", b"png4", b"png9"]
+    assert content(Records(write_rec(tmp_path, images))) == [(3, 9, b"png9"), (5, 0, b"png0"), (5, 4, b"png4")]
 
 
 @pytest.mark.parametrize("middle", [0, 1, 3])
 def test_content_with_the_magic_number_comes_in_parts(tmp_path, middle):
     magic = struct.pack("<I", MAGIC)
     image = b"JPEG" + magic + b"abcdefgh" * middle + magic * middle + b"end"
-    content = split(packed(2, image))
-    assert content.count(magic) == 2 + middle
-    found = Records(write_rec(tmp_path, {0: content, 1: record(packed(3, b"next"))}))
+    parts = split(packed(2, image))
+    assert parts.count(magic) == 2 + middle
+    found = Records(write_rec(tmp_path, {0: parts, 1: record(packed(3, b"next"))}))
     assert (found.encoded(0), found.encoded(1)) == (image, b"next")
 
 
 def test_a_record_shorter_than_what_is_looked_at_may_end_the_file(tmp_path):
-    found = Records(write_rec(tmp_path, {0: record(packed(1, b"x" * 9)), 1: record(packed(2, b""))}))
+    found = Records(write_rec(tmp_path, {0: record(packed(1, b"x" * 9)), 1: record(packed(2, b"y"))}))
     assert found.identity.tolist() == [1, 2]
-
-
-def test_the_fingerprint_follows_labels_keys_and_lengths(tmp_path):
-    sets = [
-        {1: (1, b"abcd"), 2: (2, b"abcd")},
-        {1: (1, b"abcd"), 2: (3, b"abcd")},
-        {1: (1, b"abcd"), 3: (2, b"abcd")},
-        {1: (1, b"abcd"), 2: (2, b"abcde")},
-    ]
-    prints = []
-    for number, images in enumerate([*sets, sets[0]]):
-        content = {key: record(packed(label, image)) for key, (label, image) in images.items()}
-        prints += Records(write_rec(tmp_path / str(number), content)).fingerprints
-    assert len(set(prints)) == 4
-    assert prints[0] == prints[4]
 
 
 def broken(path, change):
@@ -79,6 +102,10 @@ def broken(path, change):
         index.write_text("\n".join([*lines[:-1], "9\t-4"]))
     elif change == "an image is not listed":
         index.write_text("\n".join(line for line in lines if not line.startswith("3\t")))
+    elif change == "the first image is not listed":
+        index.write_text("\n".join(line for line in lines if not line.startswith("1\t")))
+    elif change == "the end is not listed":
+        index.write_text("\n".join(lines[:6]))
     elif change == "no numbers":
         index.write_text("a b\n")
     elif change == "three columns":
@@ -98,7 +125,9 @@ def broken(path, change):
         ("another index", r"record 2: none begins at byte"),
         ("beyond the end", r"record 9: none begins at byte 99999999"),
         ("negative", r"record 9: none begins at byte -4"),
-        ("an image is not listed", r"record 0 promises 6 images, and train\.idx lists 5"),
+        ("an image is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 6"),
+        ("the first image is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 6"),
+        ("the end is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 5"),
         ("no numbers", r"train\.idx: not lines of key and offset"),
         ("three columns", r"train\.idx: not lines of key and offset"),
         ("no index", r"train\.idx: not found"),
@@ -123,9 +152,9 @@ def test_a_set_without_images(tmp_path):
 
 
 def test_a_flag_beyond_the_record(tmp_path):
-    content = struct.pack("<IfQQf", 1 << 31, 0, 0, 0, 7.0) + b"image"
+    start = struct.pack("<IfQQf", 1 << 31, 0, 0, 0, 7.0) + b"image"
     with pytest.raises(StoreError, match="record 1: its 33 bytes are not all there"):
-        Records(write_rec(tmp_path, {1: record(content)}))
+        Records(write_rec(tmp_path, {1: record(start)}))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +162,8 @@ def test_a_flag_beyond_the_record(tmp_path):
 )
 def test_parts_must_follow_each_other(tmp_path, kinds, works):
     parts = [packed(1, b"abcd"), b"efgh", b"ijkl"]
-    content = b"".join(record(part, kind) for part, kind in zip(parts, kinds, strict=False))
-    found = Records(write_rec(tmp_path, {1: content}))
+    joined = b"".join(record(part, kind) for part, kind in zip(parts, kinds, strict=False))
+    found = Records(write_rec(tmp_path, {1: joined}))
     if works:
         assert found.encoded(0).startswith(b"abcd")
     else:

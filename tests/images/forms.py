@@ -1,12 +1,13 @@
-"""Training sets in the official layouts, written byte by byte."""
+"""Sets of faces in the official layouts, written byte by byte."""
 
 import struct
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import lmdb
 import msgpack
 import numpy as np
-import pytest
 
 from stages.store import encode
 
@@ -77,6 +78,19 @@ def write_lmdb(path: Path, pairs: list[tuple[object, object]]) -> Path:
     return path
 
 
-@pytest.fixture
-def rec(tmp_path) -> Path:
-    return write_faces(tmp_path / "faces")
+def write_tree(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return path
+
+
+WRITERS = {"folder": write_tree, "zip": lambda path, files: write_zip(path.with_suffix(".zip"), files)}
