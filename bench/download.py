@@ -34,7 +34,8 @@ def fetch(address: str, data: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for number in range(FILES):
         name = f"{number}.bin"
-        download([File(name, (f"{address}/{name}",), SIZE)], data, Hashes(data / "hashes.json"))
+        with Hashes(data / "hashes.json") as hashes:
+            download([File(name, (f"{address}/{name}",), SIZE)], data, hashes)
 
 
 def measure(folder: Path, kills: int) -> dict[str, float | int]:

@@ -9,16 +9,17 @@ look, the others in the camera look. A killed run goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from tqdm import tqdm
 
-from stages.store import fingerprint, is_current, write_shard
+from stages.store import write_shard
 from stages.world import WORLD_RANGES, Look
-from stages.world.datasets import Portrait, Shot, in_processes, photograph
+from stages.world.datasets import dataset, make
+from stages.world.portraits import Picture, Portrait, Shot
 
 SIZE = 112  # px, as the source's
 IDS_PER_SHARD = 50
@@ -34,36 +35,27 @@ def main(
 ) -> None:
     """Render and align the people of a population."""
     chosen: list[Look] = looks.split(",")  # type: ignore[assignment]
-    stamp = fingerprint(population, images_per_look, chosen, SIZE, seed, code=["world", "align/mtcnn", "align/warp"])
-    paths = [out / f"{k:05d}.h5" for k in range(identities // IDS_PER_SHARD)]
-    missing = [k for k, path in enumerate(paths) if not is_current(path, f"{stamp} {k}")]
+    samples = [range(turn * images_per_look, (turn + 1) * images_per_look) for turn in range(len(chosen))]
+    shards = []
+    for number in range(identities // IDS_PER_SHARD):
+        people = range(number * IDS_PER_SHARD, (number + 1) * IDS_PER_SHARD)
+        portraits = [
+            Portrait(WORLD_RANGES[population] + person, tuple(map(Shot, shots)), look, SIZE, seed, crop="aligned")
+            for person in people
+            for look, shots in zip(chosen, samples, strict=True)
+        ]
+        writer = partial(_write, people=people, count=images_per_look * len(chosen))
+        made_from = (population, people.start, people.stop, images_per_look, chosen, SIZE, seed)
+        shards.append(dataset(out / f"{number:05d}.h5", portraits, writer, *made_from, code=["store/shard"]))
+    make(shards, stage="render")
 
-    def portraits() -> Iterator[Portrait]:
-        for k in missing:
-            for identity in range(k * IDS_PER_SHARD, (k + 1) * IDS_PER_SHARD):
-                for turn, look in enumerate(chosen):
-                    shots = tuple(
-                        Shot(sample) for sample in range(turn * images_per_look, (turn + 1) * images_per_look)
-                    )
-                    first = WORLD_RANGES[population]
-                    yield Portrait(first + identity, shots, look, SIZE, seed, crop="aligned")
 
-    per_shard = IDS_PER_SHARD * images_per_look * len(chosen)
-    done = (len(paths) - len(missing)) * per_shard
-    bar = tqdm(desc="render", initial=done, total=len(paths) * per_shard, unit="img", smoothing=0.01)
-    pictures = in_processes(photograph, portraits())
-    for k in missing:
-        images: list[bytes] = []
-        while len(images) < per_shard:
-            portrait = [picture.encoded for picture in next(pictures)]
-            images += portrait
-            bar.update(len(portrait))
-        people = np.arange(k * IDS_PER_SHARD, (k + 1) * IDS_PER_SHARD)
-        columns = {
-            "identity": np.repeat(people, images_per_look * len(chosen)),
-            "sample": np.tile(np.arange(images_per_look * len(chosen), dtype=np.int32), IDS_PER_SHARD),
-        }
-        write_shard(paths[k], columns, images, fingerprint=f"{stamp} {k}")
+def _write(path: Path, pictures: Iterator[list[Picture]], people: range, count: int) -> None:
+    columns = {
+        "identity": np.repeat(np.array(people), count),
+        "sample": np.tile(np.arange(count, dtype=np.int32), len(people)),
+    }
+    write_shard(path, columns, [picture.encoded for portrait in pictures for picture in portrait])
 
 
 if __name__ == "__main__":

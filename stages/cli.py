@@ -54,7 +54,7 @@ def _alone(stage: str) -> Iterator[None]:
     if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(usable_cache() / "numba"))
+    usable_cache()
     with open(f".{stage}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,12 +70,11 @@ def _load() -> Params:
 
 
 def _run(stage: str) -> None:
-    with _loud(), _alone(stage):
+    with _loud():
         params = _load()
-        module = importlib.import_module(f"stages.{stage}")
-        if not hasattr(module, "run"):  # a package that others use as a library
-            module = importlib.import_module(f"stages.{stage}.stage")
-        module.run(params)
+        with _alone(stage):
+            package = Path(__file__).parent / stage
+            importlib.import_module(f"stages.{stage}.stage" if package.is_dir() else f"stages.{stage}").run(params)
 
 
 def _version(wanted: bool) -> None:
@@ -90,7 +89,13 @@ def _version(wanted: bool) -> None:
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
-    """Hold what all commands share."""
+    """What has to be said before the libraries load: where compiled kernels are kept, and that idle threads sleep."""
+    with _loud():
+        from stages.store import cache_folder
+
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @app.command()
@@ -104,12 +109,13 @@ def fetch(
     ] = None,
 ) -> None:
     """Get source, target, benchmarks and weights: the embedded world is rendered on the spot."""
-    with _loud(), _alone("fetch"):
+    with _loud():
         params = _load()
         if mirror is not None:
             params = replace(params, fetch=replace(params.fetch, mirror=mirror))
-        stage = importlib.import_module("stages.fetch.stage")
-        stage.get(names, params) if names else stage.run(params)
+        with _alone("fetch"):
+            stage = importlib.import_module("stages.fetch.stage")
+            stage.get(names, params) if names else stage.run(params)
 
 
 @app.command()

@@ -70,8 +70,6 @@ def run(params: Params, root: Path = Path(".")) -> None:
         return
     from stages.transfer.arc2face.loading import load_pipeline  # here: diffusers takes seconds to load
 
-    emptied(folder)
-    emptied(plots)
     source_paths = source_shards(root)
     target_paths = [root / "data/embed/target.h5"]
     source = draw(source_paths, gap.n_images, seed_of(params.seed, "gap", "source"))
@@ -89,6 +87,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
         "norm": float(np.linalg.norm(delta)),
         **measure(source_states, target_states, gap.weight),
     }
+    emptied(folder)
+    emptied(plots)
     with replacing(plots / "tsne.png") as path:
         _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
     save_png(plots / "sheet.png", _sheet(params, pipeline, source[:SHEET], gap.weight * delta))

@@ -98,6 +98,8 @@ def _check_type(cls: type, name: str, value: Any, prefix: str) -> None:
     )
     if text == "int":
         check(not isinstance(value, str), f"{prefix}{name} is {value!r}: a value of type int was expected")
+    for place, one in enumerate(value if isinstance(value, list | tuple) else ()):
+        check(not isinstance(one, bool), f"{prefix}{name}.{place} is {one!r}: a truth value was not expected")
 
 
 def _say(prefix: str, fault: Any) -> str:

@@ -9,6 +9,7 @@ from the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -123,12 +124,13 @@ def _metrics(shards: list[Path], identities: int) -> dict[str, float | int]:
             count += len(shard)
             t += float(shard["t"].sum(dtype=np.float64))
         size += path.stat().st_size
-    return {
+    metrics = {
         "identities": identities,
         "images": count,
         "bytes_per_image": round(size / count),
         "t": round(t / count, 4),
     }
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}  # t of a method that has none
 
 
 def _sheet(root: Path) -> np.ndarray:

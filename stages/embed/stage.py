@@ -26,6 +26,7 @@ from stages.run import Job, Part, threads
 from stages.run import run as run_job
 from stages.run.machine import Machine, Work
 from stages.store import Shard, StoreError, fingerprint, write_json, write_shard
+from stages.store.manifest import check_manifest
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -58,14 +59,17 @@ def run(params: Params, root: Path = Path(".")) -> None:
     bool too: where none was found, the centre crop was embedded.
 
     Raises:
-        StoreError: an image that does not decode, or whose embedding is zero or not finite.
+        StoreError: no such encoder, an image that does not decode, or whose embedding is zero or not finite.
     """
     knobs, folder = params.embed, root / "data/embed"
+    for place in ("source", "target"):
+        check_manifest(root / "data" / place)
     source, target = read_faces(root / "data/source"), Archive(root / "data/target/target.zip")
     parts = [(folder / "source" / f"{name}.h5", source, rows) for name, rows in source.parts()]
     parts.append((folder / "target.h5", target, np.arange(len(target))))
     code = ("embed/stage", "embed/encoder", *(ALIGN_CODE if knobs.align else ()))
-    made_from = fingerprint(root / knobs.encoder, detection(params.align) if knobs.align else None, code=code)
+    encoder = encoder_file(root, knobs.encoder, "embed.encoder")
+    made_from = fingerprint(encoder, detection(params.align) if knobs.align else None, code=code)
 
     def batches(images: Faces | Archive, rows: np.ndarray) -> list[Batch]:
         starts = range(0, len(rows), knobs.batch_size)
@@ -99,6 +103,17 @@ def cost(params: Params, root: Path, machine: Machine) -> Work:
     if params.embed.align:
         each += detection_seconds(params.align, params.fetch.source_size)
     return Work(images * each / machine.cores, f"{images:,} images")
+
+
+def encoder_file(root: Path, name: str, knob: str) -> Path:
+    """The encoder that a knob names.
+
+    Raises:
+        StoreError: there is none.
+    """
+    if not (path := root / name).is_file():
+        raise StoreError(f"{path}: no such encoder; set {knob} to an ONNX file")
+    return path
 
 
 def encoder_seconds(path: Path, machine: Machine) -> float:

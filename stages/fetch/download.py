@@ -3,7 +3,7 @@
 A file grows beside its final name as `.<name>.partial`; what names the version that is being fetched (ETag or date)
 stands in `.<name>.version.partial`. A later run asks for the rest of that very version (Range, If-Range) and starts
 anew where the place has another one. A place that fails is tried again, later and later; after `ATTEMPTS` in a row
-without a new byte the next place is tried.
+without a new byte the next place is tried, and after `SILENT` where its host has never answered: is there a network?
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -30,12 +30,14 @@ from huggingface_hub.utils import build_hf_headers
 from tqdm import tqdm
 
 from stages.fetch.catalogue import File, format_size
-from stages.store import StoreError, replacing
+from stages.store import StoreError, write_json
+from stages.store.files import writing
 
 CHUNK = 1 << 17  # bytes at most; what a kill can lose of a file
 ATTEMPTS = 6  # in a row without a new byte before the next place is tried
+SILENT = 2  # of a host that has not answered yet
 LONGEST_WAIT = 600.0  # seconds, even if the server asks for more
-TIMEOUT = (15, 60)  # seconds to connect, and between two bytes
+TIMEOUT = (5, 60)  # seconds to connect, and between two bytes
 SPARE = 1 << 30  # bytes left free on the disk
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 GATED = "asks for a login: accept its terms at its page, and set HF_TOKEN"
@@ -43,6 +45,10 @@ GATED = "asks for a login: accept its terms at its page, and set HF_TOKEN"
 
 class Refused(Exception):
     """This place will not give the file, however often it is asked."""
+
+
+class Silent(Refused):
+    """Nobody answers there."""
 
 
 class Interrupted(Exception):
@@ -53,24 +59,43 @@ class Interrupted(Exception):
         self.wait = wait
 
 
+class NotGiven(StoreError):
+    """No place gives a file."""
+
+
 @dataclass
 class Hashes:
-    """SHA-256 of what was fetched, recorded when it arrives first and enforced from then on: `data/hashes.json`."""
+    """SHA-256 of what was fetched, recorded when it arrives first and enforced from then on.
+
+    As a context it writes what it has learned to `path` at its end, once; otherwise it only compares.
+    """
 
     path: Path
-    frozen: bool = False  # only compare
 
     def __post_init__(self) -> None:
         self.known: dict[str, str] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self._lock = threading.Lock()
+        self._saved = dict(self.known)
+        self._sums: dict[tuple[int, ...], dict[str, str]] = {}
 
-    def record(self, name: str, sha256: str) -> None:
-        """Remember a file's hash, at once and on disk."""
-        with self._lock:
-            if self.known.get(name) != sha256 and not self.frozen:
-                self.known[name] = sha256
-                with replacing(self.path) as partial:
-                    partial.write_text(json.dumps(dict(sorted(self.known.items())), indent=2) + "\n")
+    def __enter__(self) -> Hashes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.known != self._saved:
+            write_json(self.path, dict(sorted(self.known.items())))
+
+    def of(self, path: Path) -> dict[str, str]:
+        """SHA-256 and MD5 of a file's content, read once."""
+        stat = path.stat()
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if key not in self._sums:
+            digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+            with path.open("rb") as content:
+                while block := content.read(1 << 20):
+                    for digest in digests.values():
+                        digest.update(block)
+            self._sums[key] = {name: digest.hexdigest() for name, digest in digests.items()}
+        return self._sums[key]
 
 
 def problem(file: File, path: Path, hashes: Hashes) -> str:
@@ -78,52 +103,46 @@ def problem(file: File, path: Path, hashes: Hashes) -> str:
     size = path.stat().st_size
     if file.exact and size != file.size:
         return f"{size} bytes, where {file.size} were published"
-    digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5()} if file.md5 else {"sha256": hashlib.sha256()}
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            for digest in digests.values():
-                digest.update(block)
-    sha256 = digests["sha256"].hexdigest()
-    if file.sha256 and not sha256.startswith(file.sha256):
-        return f"SHA-256 is {sha256}, where {file.sha256} was published"
-    if file.md5 and digests["md5"].hexdigest() != file.md5:
-        return f"MD5 is {digests['md5'].hexdigest()}, where {file.md5} was published"
-    recorded = hashes.known.get(file.path, sha256)
-    if recorded != sha256:
-        return f"SHA-256 is {sha256}, where {recorded} was recorded in {hashes.path}"
-    hashes.record(file.path, sha256)
+    sums = hashes.of(path)
+    if not sums["sha256"].startswith(file.sha256):
+        return f"SHA-256 is {sums['sha256']}, where {file.sha256} was published"
+    if file.md5 and sums["md5"] != file.md5:
+        return f"MD5 is {sums['md5']}, where {file.md5} was published"
+    recorded = hashes.known.setdefault(file.path, sums["sha256"])
+    if recorded != sums["sha256"]:
+        return f"SHA-256 is {sums['sha256']}, where {recorded} was recorded in {hashes.path}"
     return ""
 
 
 def download(
-    files: Sequence[File], data: Path, hashes: Hashes, *, mirror: str = "", parallel: int = 4, title: str = "fetch"
+    files: Sequence[File], folder: Path, hashes: Hashes, *, mirror: str = "", parallel: int = 4, title: str = "fetch"
 ) -> None:
     """Fetch what does not stand there yet.
 
     Args:
         files: what is wanted.
-        data: the folder that their paths are relative to.
+        folder: that their paths are relative to.
         hashes: of all that has been fetched.
-        mirror: an address with the layout of `data`, tried first; "" is none.
+        mirror: an address with the layout of data/, tried first; "" is none.
         parallel: files at a time.
         title: of the progress bar.
 
     Raises:
-        StoreError: the disk is too small (nothing has been fetched then), or no place gives a file; the message names
-            each place and its reason.
+        NotGiven: no place gives a file; the message names each place and its reason.
+        StoreError: the disk is too small (nothing has been fetched then) or full.
     """
-    missing = [file for file in files if not (data / file.path).is_file()]
+    missing = [file for file in files if not (folder / file.path).is_file()]
     if not missing:
         return
     total = sum(file.size for file in missing)
-    there = sum(_length(_partial_path(data / file.path)) for file in missing)
-    check_disk(data, total - there)
-    stop = threading.Event()
+    there = sum(_length(_partial_path(folder / file.path)) for file in missing)
+    check_disk(folder, total - there)
+    stop, heard = threading.Event(), set[str]()
     with (
         tqdm(total=total, initial=there, desc=title, unit="B", unit_scale=True) as bar,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        transfers = [_Transfer(file, data / file.path, hashes, bar, stop, file.size) for file in missing]
+        transfers = [_Transfer(file, folder / file.path, hashes, bar, stop, heard, file.size) for file in missing]
         running = [pool.submit(transfer.run, mirror) for transfer in transfers]
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -158,7 +177,7 @@ def free_space(path: Path) -> int:
 class _Transfer:
     """One file on its way.
 
-    expected: bytes of it that the bar counts on; corrected as soon as a place says.
+    heard: hosts that have answered; expected: bytes of it that the bar counts on, corrected as soon as a place says.
     """
 
     file: File
@@ -166,6 +185,7 @@ class _Transfer:
     hashes: Hashes
     bar: tqdm
     stop: threading.Event
+    heard: set[str]
     expected: int
 
     def __post_init__(self) -> None:
@@ -174,16 +194,21 @@ class _Transfer:
 
     def run(self, mirror: str) -> None:
         """Fetch the file from the first place that gives it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        places = [f"{mirror.rstrip('/')}/{quote(self.file.path)}"] if mirror else []
-        reasons = []
-        for place in [*places, *self.file.places]:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._run(mirror)
+
+    def _run(self, mirror: str) -> None:
+        reasons, silent = [], True
+        for place in _places(self.file, mirror):
             try:
                 return self.fetch(place)
             except Refused as error:
                 reasons.append(f"\n  {place}: {error}")
-        raise StoreError(
-            f"{self.file.path}: no place gives it; put it at {self.path} by hand, or set fetch.mirror to where it is"
+                silent = silent and isinstance(error, Silent)
+        what = "no place answers: is there a network?" if reasons and silent else "no place gives it;"
+        raise NotGiven(
+            f"{self.file.path}: {what} put it into a folder by hand, and link it by `r2r fetch --from DIR`"
             + "".join(reasons)
         )
 
@@ -194,6 +219,7 @@ class _Transfer:
             Refused: the place will not give the right file.
         """
         failures = wrong = 0
+        host = urlsplit(locate(place)[0]).netloc
         while not self.stop.is_set():
             before = _length(self.partial)
             try:
@@ -201,6 +227,8 @@ class _Transfer:
             except (Interrupted, requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 grown = _length(self.partial) > before
                 failures = 0 if grown else failures + 1
+                if failures == SILENT and host not in self.heard and not isinstance(error, Interrupted):
+                    raise Silent(f"{error} ({SILENT} times)") from error
                 if failures == ATTEMPTS:
                     raise Refused(f"{error} ({ATTEMPTS} times)") from error
                 asked = error.wait if isinstance(error, Interrupted) else None
@@ -238,6 +266,7 @@ class _Transfer:
             else:
                 self.start_anew()
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            self.heard.add(urlsplit(url).netloc)
             if response.status_code == 416 and begin:  # as long as the version there, or longer
                 if response.headers.get("Content-Range") != f"bytes */{begin}":
                     self.start_anew()
@@ -286,6 +315,10 @@ class _Transfer:
         self.bar.update(-_length(self.partial))
         self.partial.unlink(missing_ok=True)
         self.version.unlink(missing_ok=True)
+
+
+def _places(file: File, mirror: str) -> list[str]:
+    return ([f"{mirror.rstrip('/')}/{quote(file.path)}"] if mirror else []) + list(file.places)
 
 
 def _check_status(place: str, response: requests.Response) -> None:

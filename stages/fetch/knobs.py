@@ -26,12 +26,14 @@ class Fetch:
     source_images_per_id: int = knob(10, "rendered per source identity; >= images_per_id for method none", ge=1)
     source_ids_per_zip: int = knob(50, "identities of a zip", ge=1)
     source_size: int = knob(112, "px, DigiFace-1M's", ge=32)
-    target_ids: int = knob(100, "people of the embedded target", ge=1)
+    target_ids: int = knob(100, "people of the embedded target", ge=1, le=10_000_000)
     target_images_per_id: int = knob(4, "images of each", ge=1)
     target_size: int = knob(112, "px", ge=32)
-    pairs: int = knob(600, "per embedded pair benchmark: 10 folds, half of them genuine", ge=40, multiple_of=20)
-    templates: int = knob(60, "identities of the embedded template benchmark", ge=2)
-    group_pairs: int = knob(100, "per group, as pairs", ge=40, multiple_of=20)
+    pairs: int = knob(
+        600, "per embedded pair benchmark: 10 folds, half of them genuine", ge=40, le=200_000, multiple_of=20
+    )
+    templates: int = knob(60, "identities of the embedded template benchmark", ge=2, le=100_000)
+    group_pairs: int = knob(100, "per group, as pairs", ge=40, le=20_000, multiple_of=20)
     workers: int = knob(0, "processes; 0 is one a core", ge=0)
 
     def source_images(self, n_ids: int) -> int:

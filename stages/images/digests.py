@@ -61,7 +61,7 @@ def remembered(
     known = _load(file, row)
     place = np.searchsorted(known["stamp"], stamps)
     place[place == len(known)] = 0
-    done = (known["stamp"][place] == stamps) & (stamps != 0) if len(known) else np.zeros(len(stamps), bool)
+    done = known["stamp"][place] == stamps if len(known) else np.zeros(len(stamps), bool)
     values = np.zeros((len(stamps), numbers), np.int64)
     values[done] = known["values"][place[done]]
     todo = np.flatnonzero(~done).tolist()

@@ -64,9 +64,10 @@ class DigiFace(Faces):
         """Number, subject and sample of a zip's images: [n, 3]."""
         path = content.path
         first, last, images = _promise(path)
-        names = np.array([_member(path, name) for name in content.names], np.int64).reshape(-1, 2)
+        members = list(content.names)
+        names = np.array([_member(path, name) for name in members], np.int64).reshape(-1, 2)
         broken = set((read_survey(path, content) or {"broken": []})["broken"])
-        whole = [number for number, name in enumerate(content.names) if name not in broken]
+        whole = [number for number, name in enumerate(members) if name not in broken]
         subjects, counts = np.unique(names[whole, 0], return_counts=True)
         for subject in subjects.tolist():
             if not first <= subject <= last:

@@ -63,13 +63,13 @@ class Records(Faces):
     def _check_complete(self, keys: np.ndarray, kinds: np.ndarray, after_last: float) -> None:
         """The images must be the records from 1 on, about as many as record 0 promises."""
         images = keys[kinds == IMAGE]
-        there, last = len(images), int(images.max(initial=0))
+        last = int(images.max(initial=0))
         ranges = np.count_nonzero(kinds == RANGE) > 1  # without them, images may be missing at the end
         tolerance = max(2.0 if ranges else 0.0, float(np.spacing(np.float32(after_last))))
-        if there != last or images.min(initial=1) != 1 or not abs(after_last - 1 - last) <= tolerance:
+        if not np.array_equal(images, np.arange(1, last + 1)) or not abs(after_last - 1 - last) <= tolerance:
             raise StoreError(
-                f"{self.path}: record 0 promises {after_last - 1:.0f} images, and {self.path.stem}.idx lists {there} "
-                f"up to record {last}; fetch both again"
+                f"{self.path}: record 0 promises {after_last - 1:.0f} images, and {self.path.stem}.idx lists "
+                f"{len(images)} up to record {last}; fetch both again"
             )
 
     def _read_index(self) -> tuple[np.ndarray, np.ndarray]:

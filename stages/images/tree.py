@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ class Names:
         return os.fsdecode(self._text[begin:end])
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        return (os.fsdecode(self._text[begin:end]) for begin, end in pairwise(self._ends.tolist()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Names | list) and list(self) == list(other)

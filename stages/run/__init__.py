@@ -148,13 +148,14 @@ def total(parts: Sequence[Entry]) -> Numbers:
 
 
 def _known(job: Job, todo: Sequence[Part]) -> dict[str, Path]:
-    """Key of an item -> a finished part that holds it."""
+    """Key of an item -> a finished part that holds it, its content checked."""
     wanted = {key for part in todo for key in part.keys}
     known: dict[str, Path] = {}
     if wanted and job.read:
         for entry in entries(job.stage):
-            for key in wanted.intersection(entry.keys):
-                known.setdefault(key, entry.path)
+            held = wanted.intersection(entry.keys) - known.keys()
+            if held and (whole := find(job.stage, entry.path.parent.name)):
+                known |= dict.fromkeys(held, whole.path)
     return known
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from stages.store.files import StoreError, file_digest, link, write_json, writing
 
 Numbers = dict[str, float]
+GOT = "library"  # the folder of what was got from outside, some of it by hand: it is never pruned
 
 
 def cache_folder() -> Path:
@@ -187,12 +188,14 @@ def listing(prune: float | None = None) -> Iterator[str]:
     """A line a stage: how many entries and checkpoints the cache holds, and their size.
 
     Args:
-        prune: days; what was not used for so long is removed first. What another run makes right now is left.
+        prune: days; what was not used for so long is removed first. What another run makes right now is left, and
+            so is what was got from outside.
     """
     root = cache_folder()
     for stage in sorted(path for path in root.glob("*") if path.is_dir()):
         folders = [path for path in stage.iterdir() if path.is_dir()]
-        old = [] if prune is None else [path for path in folders if time.time() - path.stat().st_mtime > prune * 86400]
+        kept = prune is None or stage.name == GOT
+        old = [] if kept else [path for path in folders if time.time() - path.stat().st_mtime > prune * 86400]
         removed = 0
         for path in old:
             with locked(stage.name, path.name.split(".")[0], wait=False) as ours:

@@ -108,4 +108,19 @@ class Shard:
         self.close()
 
 
-opened = lru_cache(OPEN)(Shard)  # for readers that come back to few shards; one that falls out is closed by Python
+def opened(path: Path) -> Shard:
+    """The shard that stands at `path` now, for readers that come back to few; one that falls out is closed by Python.
+
+    Raises:
+        StoreError: as `Shard`.
+    """
+    try:
+        number = path.stat().st_ino
+    except OSError:
+        number = 0  # the reader says what is wrong
+    return _opened(path, number)
+
+
+@lru_cache(OPEN)
+def _opened(path: Path, number: int) -> Shard:
+    return Shard(path)

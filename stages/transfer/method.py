@@ -9,6 +9,7 @@ Notation: n images of an identity, k source images of it, d dimensions of an enc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from stages.params import Params
     from stages.run.machine import Machine
+
+LEARNED = "data/fit"  # the value of `transfer.weights` that means what the stage `fit` learned
 
 
 class MethodKnobs:
@@ -62,7 +65,7 @@ class MethodKnobs:
 class Portraits:
     """The n images that a method made of one identity."""
 
-    images: np.ndarray  # [n, h, w, 3] uint8, RGB
+    images: Sequence[np.ndarray]  # n of [h, w, 3] uint8, RGB
     sample: np.ndarray  # [n] int32, numbers of the images within the identity
     t: np.ndarray  # [n] float32 in [0, 1], way from the prototype to a source image; NaN where a method has none
     seed: np.ndarray  # [n] int64, of an image's noise; 0 where a method draws none

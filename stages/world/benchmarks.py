@@ -16,23 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.store import fingerprint
 from stages.world import WORLD_RANGES, Look, Scene, Traits
-from stages.world.datasets import (
-    ASSETS,
-    Dataset,
-    PersonChange,
-    Picture,
-    Portrait,
-    SceneChange,
-    Shot,
-    as_born,
-    as_met,
-)
+from stages.world.datasets import Dataset, dataset
+from stages.world.portraits import PersonChange, Picture, Portrait, SceneChange, Shot, as_born, as_met
 
 FOLDS = 10
 SPACING = 100_000  # people between the first of one benchmark and the first of the next
-CODE = ["world", "align/mtcnn", "align/warp"]
+CODE = ["world/benchmarks"]
 AGE_GAP = 30.0  # years between the two sides of a pair, AgeDB-30's
 
 
@@ -106,12 +96,9 @@ def pair_benchmark(folder: Path, name: str, pairs: int, size: int, seed: int, lo
         for person in range(pairs // 2)
         for traits, shots in heads
     ]
-    return Dataset(
-        folder / (f"{name}.bin" if look == "camera" else f"{name}-{look}.bin"),
-        fingerprint(ASSETS, name, pairs, size, seed, look, code=CODE),
-        portraits,
-        partial(_write_bin, pairs=list(folds(pairs // 2, np.random.default_rng((seed, first))))),
-    )
+    writer = partial(_write_bin, pairs=list(folds(pairs // 2, np.random.default_rng((seed, first)))))
+    path = folder / (f"{name}.bin" if look == "camera" else f"{name}-{look}.bin")
+    return dataset(path, portraits, writer, name, pairs, size, seed, look, code=CODE)
 
 
 def _write_bin(path: Path, pictures: Iterator[list[Picture]], pairs: list[tuple[int, int]]) -> None:
@@ -130,12 +117,9 @@ def template_benchmark(folder: Path, people: int, size: int, seed: int) -> Datas
     frames = (as_met, moved, moved)
     shots = (Shot(0), Shot(1), Shot(2, poor), Shot(3, poor), Shot(4, poor, frames))
     first = first_person("quality")
-    return Dataset(
-        folder / "quality",
-        fingerprint(ASSETS, "quality", people, size, seed, code=CODE),
-        [Portrait(first + person, shots, "camera", size, seed, crop="found") for person in range(people)],
-        partial(_write_templates, people=people),
-    )
+    portraits = [Portrait(first + person, shots, "camera", size, seed, crop="found") for person in range(people)]
+    writer = partial(_write_templates, people=people)
+    return dataset(folder / "quality", portraits, writer, "quality", people, size, seed, code=CODE)
 
 
 TEMPLATES = (0, 0, 1, 1, 2, 2, 2)  # of a person's seven pictures: the template
@@ -155,7 +139,7 @@ def moved(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def _write_templates(path: Path, pictures: Iterator[list[Picture]], people: int) -> None:
     meta, loose = path / "meta", path / "loose_crop"
-    meta.mkdir()
+    meta.mkdir(parents=True)
     loose.mkdir()
     media: list[str] = []
     points: list[str] = []
@@ -211,12 +195,8 @@ def group_benchmark(folder: Path, pairs: int, size: int, seed: int) -> Dataset:
         for person in range(pairs // 2)
     ]
     numbers = list(folds(pairs // 2, np.random.default_rng((seed, first))))
-    return Dataset(
-        folder / "groups",
-        fingerprint(ASSETS, "groups", pairs, size, seed, code=CODE),
-        portraits,
-        partial(_write_groups, people=pairs // 2, pairs=numbers),
-    )
+    writer = partial(_write_groups, people=pairs // 2, pairs=numbers)
+    return dataset(folder / "groups", portraits, writer, "groups", pairs, size, seed, code=CODE)
 
 
 def _write_groups(path: Path, pictures: Iterator[list[Picture]], people: int, pairs: list[tuple[int, int]]) -> None:

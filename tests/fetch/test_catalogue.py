@@ -1,11 +1,12 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stages.fetch.catalogue import CATALOGUE, format_size, load, parse_size, select, tables
-from stages.params import ParamsError
+from stages.fetch.catalogue import FOLDER, KINDS, format_size, load, of_kind, parse_size, tables
+from stages.knobs import ParamsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,25 +51,32 @@ def test_sizes():
         parse_size("3 TiB")
 
 
-def test_an_unknown_name_is_told_the_known_ones():
-    with pytest.raises(ParamsError, match=r"fetch\.weights: 'arc2fase' is not in the catalogue; arc2face, sd15"):
-        select(("arc2fase",), "weights", "fetch.weights")
-    with pytest.raises(ParamsError, match="digiface-1m"):  # there, but no weights
-        select(("digiface-1m",), "weights", "fetch.weights")
+def test_one_file_a_kind():
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted([*KINDS, "licenses"])
+    assert {entry.kind for entry in load().values()} == set(KINDS)
+    assert list(of_kind("benchmark")) == ["insightface-bins", "ijbb", "ijbc", "rfw"]
+
+
+@pytest.mark.parametrize("name", ["ijbb", "ijbc", "rfw", "webface"])
+def test_what_is_not_given_out_freely_says_so(name):
+    assert load()[name].by_hand.startswith("On application")
+    if name.startswith("ijb"):
+        assert "2023-03-14" in load()[name].by_hand
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "toy"}, "kind is 'toy'"),
         ({"license": "none"}, "'none' is not described"),
         ({"base": ""}, "either places or by_hand"),
         ({"by_hand": "ask"}, "either places or by_hand"),
     ],
 )
 def test_a_broken_entry_is_named(tmp_path, change, message):
-    values = yaml.safe_load(CATALOGUE.read_text())
-    values["entries"]["lcm-lora"] |= change
-    (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(FOLDER, tmp_path / "catalogue")
+    path = tmp_path / "catalogue/weights.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["lcm-lora"] |= change
+    path.write_text(yaml.safe_dump(values))
     with pytest.raises(ParamsError, match=f"lcm-lora.*{message}"):
-        load(tmp_path / "catalogue.yaml")
+        load(path.parent)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from stages.fetch import download as module
 from stages.fetch.catalogue import File
@@ -50,7 +52,8 @@ def thing(server, **fields):
 
 
 def get(file, data, **options):
-    download([file], data, Hashes(data / "hashes.json"), **options)
+    with Hashes(data / "hashes.json") as hashes:
+        download([file], data, hashes, **options)
 
 
 def whole(data):
@@ -227,3 +230,54 @@ def test_a_killed_download_goes_on(server, data, monkeypatch):
     get(thing(server), data)
     assert whole(data)
     assert server.requests[-1][1] == f"bytes={arrived}-"
+
+
+def test_hashes_are_written_once(server, data, monkeypatch):
+    written = []
+    monkeypatch.setattr(module, "write_json", lambda path, values: written.append(len(values)))
+    files = [replace(thing(server), path=f"{number}.bin") for number in range(5)]
+    with Hashes(data / "hashes.json") as hashes:
+        download(files, data, hashes)
+    assert written == [5]
+    hashes._saved = dict(hashes.known)
+    with hashes:
+        get(thing(server), data)
+    assert written == [5, 1]
+
+
+def test_no_network_is_said_at_once(data, monkeypatch):
+    monkeypatch.undo()
+    places = ("http://127.0.0.1:9/thing.bin", "hf:owner/name/thing.bin")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    begin = time.perf_counter()
+    with pytest.raises(StoreError, match=r"(?s)thing\.bin: no place answers: is there a netw.*r2r fetch --from DIR"):
+        download([File(NAME, places, 1)], data, Hashes(data / "hashes.json"))
+    assert time.perf_counter() - begin < 5
+    assert not list(data.rglob("*.bin"))
+
+
+def test_a_silent_host_is_passed_over(server, data, no_waiting):
+    file = thing(server)
+    get(replace(file, places=("http://127.0.0.1:9/thing.bin", *file.places)), data)
+    assert whole(data)
+    assert no_waiting == [1]
+
+
+def test_a_host_that_was_heard_is_waited_for(data, no_waiting, tmp_path):
+    (tmp_path / "served").mkdir()
+    with Server(tmp_path / "served") as server:
+        address = server.address
+    heard = {address.removeprefix("http://")}
+    transfer = module._Transfer(File(NAME, (), 1), data / NAME, Hashes(data / "h"), tqdm(), threading.Event(), heard, 1)
+    with pytest.raises(module.Refused, match=rf"\({module.ATTEMPTS} times\)"):
+        transfer.fetch(f"{address}/{NAME}")
+    assert no_waiting == [1, 3, 7, 15, 31]
+
+
+def test_a_disk_that_becomes_full_names_the_file(server, data, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module._Transfer, "append", full)
+    with pytest.raises(StoreError, match=r"weights/thing\.bin: the disk is full"):
+        get(thing(server), data)

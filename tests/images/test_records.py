@@ -24,6 +24,11 @@ def test_images_and_labels(rec):
     assert content(read_faces(rec.parent)) == wanted
 
 
+def test_it_is_known_by_its_content(rec):
+    wanted = content(read_faces(rec.parent))
+    assert content(read_faces(rec.rename(rec.with_suffix(".record")))) == wanted
+
+
 def test_looking_at_blocks_changes_nothing(rec, monkeypatch):
     whole = Records(rec)
     monkeypatch.setattr(records, "BLOCK", 2)
@@ -104,6 +109,8 @@ def broken(path, change):
         index.write_text("\n".join(line for line in lines if not line.startswith("3\t")))
     elif change == "the first image is not listed":
         index.write_text("\n".join(line for line in lines if not line.startswith("1\t")))
+    elif change == "one image twice, one not":
+        index.write_text("\n".join(line.replace("3\t", "4\t") if line.startswith("3\t") else line for line in lines))
     elif change == "the end is not listed":
         index.write_text("\n".join(lines[:6]))
     elif change == "no numbers":
@@ -127,6 +134,7 @@ def broken(path, change):
         ("negative", r"record 9: none begins at byte -4"),
         ("an image is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 6"),
         ("the first image is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 6"),
+        ("one image twice, one not", r"record 0 promises 6 images, and train\.idx lists 6 up to record 6"),
         ("the end is not listed", r"record 0 promises 6 images, and train\.idx lists 5 up to record 5"),
         ("no numbers", r"train\.idx: not lines of key and offset"),
         ("three columns", r"train\.idx: not lines of key and offset"),

@@ -138,3 +138,12 @@ def test_listing_counts_and_prunes_what_is_old():
     assert any("align: 1 kept, 0.0 MB, 1 removed" in line for line in listing(prune=30))
     assert find("align", KEY) is not None
     assert find("align", OTHER) is None
+
+
+def test_what_was_got_from_outside_is_never_pruned(tmp_path):
+    path = tmp_path / "cache/library/weights/by_hand.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path.parent, (0, 0))
+    assert any(line.startswith("library: 1 kept") for line in listing(prune=30))
+    assert path.exists()

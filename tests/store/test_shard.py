@@ -79,3 +79,14 @@ def test_a_thousand_shards_are_read_with_few_open(tmp_path):
         assert sum(int(opened(tmp_path / f"{number}.h5")["x"].sum()) for number in range(200)) == 600
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_shard_that_was_replaced_is_opened_anew(tmp_path):
+    path = tmp_path / "0.h5"
+    for number in (1, 2):
+        write_shard(path, {"x": np.array([number])})
+        assert opened(path)["x"].tolist() == [number]
+        assert opened(path) is opened(path)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"0\.h5"):
+        opened(path)

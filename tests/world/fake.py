@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.store import encode
-from stages.world.datasets import Picture, Portrait
+from stages.world.portraits import Picture, Portrait
 
 
 def photograph(portrait: Portrait) -> list[Picture]:
@@ -26,10 +26,6 @@ def photograph(portrait: Portrait) -> list[Picture]:
 def picture(name: str) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-
-
-def in_this_process(work, portraits, workers):
-    yield from map(work, portraits)
 
 
 def slow(portrait: Portrait) -> list[Picture]:

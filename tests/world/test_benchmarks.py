@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -10,17 +11,20 @@ import pytest
 
 from stages.align.mtcnn import MTCNN
 from stages.align.warp import ARCFACE_POINTS
+from stages.run import loop
 from stages.store import decode
 from stages.world import benchmarks, datasets, sample_scene, sample_traits
 from stages.world.datasets import make
+from stages.world.portraits import photograph
 from stages.world.traits import ANCESTRIES
 from tests.world import fake
 
 
 @pytest.fixture
-def fake_world(monkeypatch):
+def fake_world(monkeypatch, tmp_path):
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets, "photograph", fake.photograph)
-    monkeypatch.setattr(datasets, "in_processes", fake.in_this_process)
+    monkeypatch.setattr(datasets, "executor", lambda workers: loop)
 
 
 def test_bin_has_ten_balanced_folds_of_disjoint_people(tmp_path, fake_world):
@@ -35,7 +39,7 @@ def test_bin_has_ten_balanced_folds_of_disjoint_people(tmp_path, fake_world):
     assert all(decode(image).shape == (8, 8, 3) for image in images[:4])
 
     owners = {}  # bytes -> person, side
-    for person, portrait in enumerate(dataset.portraits):
+    for person, portrait in enumerate(dataset.items):
         for side, picture in enumerate(fake.photograph(portrait)):
             owners[picture.encoded] = person, side
     seen: list[set[int]] = []
@@ -63,7 +67,7 @@ def test_folds_are_derangements(people):
 
 
 def test_age_pairs_show_two_heads_a_person():
-    portraits = benchmarks.pair_benchmark(Path("x"), "age", 40, 112, 0).portraits
+    portraits = benchmarks.pair_benchmark(Path("x"), "age", 40, 112, 0).items
     assert len(portraits) == 40
     people = [portrait.identity for portrait in portraits]
     assert people[::2] == people[1::2] == sorted(set(people))
@@ -126,9 +130,9 @@ def test_groups(tmp_path, fake_world):
 def test_benchmarks_share_no_person(tmp_path):
     people = []
     for name in benchmarks.PROTOCOLS:
-        people.append(benchmarks.pair_benchmark(tmp_path, name, 60, 112, 0).portraits)
-    people.append(benchmarks.template_benchmark(tmp_path, 5, 112, 0).portraits)
-    people.append(benchmarks.group_benchmark(tmp_path, 40, 112, 0).portraits)
+        people.append(benchmarks.pair_benchmark(tmp_path, name, 60, 112, 0).items)
+    people.append(benchmarks.template_benchmark(tmp_path, 5, 112, 0).items)
+    people.append(benchmarks.group_benchmark(tmp_path, 40, 112, 0).items)
     sets = [{portrait.identity for portrait in portraits} for portraits in people]
     assert len(sets[-1]) == 4 * 20
     assert not any(a & b for a, b in combinations(sets, 2))
@@ -138,10 +142,10 @@ def test_benchmarks_share_no_person(tmp_path):
 def test_raster_shows_the_same_people_and_scenes(tmp_path):
     camera, raster = (benchmarks.pair_benchmark(tmp_path, "random", 40, 112, 0, look) for look in ("camera", "raster"))
     assert raster.path.name == "random-raster.bin"
-    assert [(p.identity, p.shots, p.seed) for p in camera.portraits] == [
-        (p.identity, p.shots, p.seed) for p in raster.portraits
+    assert [(p.identity, p.shots, p.seed) for p in camera.items] == [
+        (p.identity, p.shots, p.seed) for p in raster.items
     ]
-    assert {portrait.look for portrait in raster.portraits} == {"raster"}
+    assert {portrait.look for portrait in raster.items} == {"raster"}
 
 
 def test_variations():
@@ -163,11 +167,10 @@ def test_variations():
         assert np.mean(shares, 0)[group] == pytest.approx(0.9, abs=0.03)
 
 
-def test_real_people_are_aligned_alike_in_any_process(tmp_path):
-    (portrait, *_) = benchmarks.pair_benchmark(tmp_path, "random", 40, 112, 0).portraits
-    here = datasets.photograph(portrait)
-    assert [picture.encoded for picture in next(datasets.in_processes(datasets.photograph, [portrait], 1))] == [
-        picture.encoded for picture in here
-    ]
+def test_real_people_are_aligned_alike_in_any_process(tmp_path, monkeypatch):
+    (portrait, *_) = benchmarks.pair_benchmark(tmp_path, "random", 40, 112, 0).items
+    here = photograph(portrait)
+    pictures = next(datasets.executor(1)(partial(datasets._with, photograph), [portrait]))
+    assert [picture.encoded for picture in pictures] == [picture.encoded for picture in here]
     for faces in MTCNN().detect([decode(picture.encoded) for picture in here]):
         assert np.abs(faces.landmarks[0] - ARCFACE_POINTS).mean() < 4  # px

@@ -152,9 +152,9 @@ def write_embeddings(root: Path, identities: int = 6, images: int = 4, shards: i
             "sample": np.tile(np.arange(images, dtype=np.int32), len(part)),
             "embedding": (embedding / np.linalg.norm(embedding, axis=1, keepdims=True)).astype(np.float32),
         }
-        write_shard(root / f"data/embed/source/subjects_{number}.h5", columns, fingerprint=f"source {number}")
+        write_shard(root / f"data/embed/source/subjects_{number}.h5", columns)
     target = rng.normal(size=(identities * images, DIMENSION)) + 1.0
     target /= np.linalg.norm(target, axis=1, keepdims=True)
-    write_shard(root / "data/embed/target.h5", {"embedding": target.astype(np.float32)}, fingerprint="target")
+    write_shard(root / "data/embed/target.h5", {"embedding": target.astype(np.float32)})
     chosen = np.arange(identities) < identities - 1
-    write_shard(root / "data/filter.h5", {"identity": names[::-1].copy(), "chosen": chosen}, fingerprint="filter")
+    write_shard(root / "data/filter.h5", {"identity": names[::-1].copy(), "chosen": chosen})
