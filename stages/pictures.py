@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TILE = 96  # px
 GAP, LINE = 2, 16  # px between tiles; px of a line of text
 INK = "#333"
+LETTERS = 12  # of a legend, in an inch
 COLOURS = ("#2f6690", "#d1803c", "#4d8b5b", "#a34a5f", "#7a6bb0", "#6f7a85", "#b59a2b", "#3fa0a8")
 
 
@@ -125,10 +126,10 @@ def chart(panels: Sequence[Panel], title: str = "", size: tuple[float, float] = 
         for label, place in panel.marks.items():
             axes.axvline(place, color="#b5482f", linestyle="--", linewidth=1, label=label)
     axes.set_xlabel(panels[-1].x)
-    if any(axes.get_legend_handles_labels()[0] for axes in rows[:, 0]):
-        figure.legend(frameon=False, fontsize="small", loc="outside upper left", ncols=3, markerscale=2)
-    if title:
-        figure.suptitle(title, fontsize="medium")
+    rows[0, 0].set_title(title, fontsize="medium")
+    if labels := [label for axes in rows[:, 0] for label in axes.get_legend_handles_labels()[1]]:
+        columns = max(1, int(size[0] * LETTERS / (max(map(len, labels)) + 8)))
+        figure.legend(frameon=False, fontsize="small", loc="outside upper left", ncols=columns, markerscale=2)
     return figure
 
 

@@ -30,7 +30,7 @@ from stages.run import cores
 from stages.store import Shard, StoreError, adding, decode, file_digest, find, fingerprint, locked, write_shard
 from stages.train.backbones import load_backbone, normalise
 
-CODE = ("evaluate/embeddings", "train/backbones", "embed/encoder", *ALIGN_CODE)
+CODE = ("evaluate/embeddings", "train/networks", "train/backbones", "embed/encoder", *ALIGN_CODE)
 FEW = 16  # photographs in memory at a time, where a face is sought
 BEYOND = 0.5  # of the image's longer side: landmarks of a profile may lie outside by less
 
