@@ -185,6 +185,7 @@ def evaluate(
     if backbone is None and benchmark is None:
         return _run("evaluate")
     with _loud():
+        from stages.align.knobs import Align
         from stages.evaluate.knobs import Evaluate
         from stages.knobs import ParamsError
 
@@ -192,7 +193,7 @@ def evaluate(
             raise ParamsError("--backbone and --benchmark go together")
         protocols = Evaluate(flip=flip)
         importlib.import_module("stages.evaluate.stage").evaluate_file(
-            backbone, benchmark, pairs, out, align=align, channels=channels, params=protocols
+            backbone, benchmark, pairs, out, params=protocols, align=Align() if align else None, channels=channels
         )
 
 
