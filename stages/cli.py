@@ -94,6 +94,8 @@ def main(
         from stages.store import cache_folder
 
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @app.command()
@@ -178,19 +180,35 @@ def evaluate(
     ] = None,
     flip: Annotated[bool, typer.Option(help="Add the embedding of the mirror image.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KNOB=VALUE", help="A knob of evaluate or align, as in evaluate.protocol=adaface."),
+    ] = None,
 ) -> None:
     """Measure the backbone on the benchmarks, or any network on any benchmark by path."""
     if backbone is None and benchmark is None:
         return _run("evaluate")
     with _loud():
+        from stages.align.knobs import Align
         from stages.evaluate.knobs import Evaluate
-        from stages.knobs import ParamsError
+        from stages.knobs import ParamsError, check
 
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        protocols = Evaluate(flip=flip)
+        blocks: dict[str, dict[str, object]] = {"evaluate": {"flip": flip}, "align": {}}
+        for text in knob or []:
+            name, _, value = text.partition("=")
+            block, _, field = name.partition(".")
+            check(block in blocks and bool(value), f"-S {text}: evaluate.KNOB=VALUE or align.KNOB=VALUE was expected")
+            blocks[block][field] = yaml.safe_load(value)
         importlib.import_module("stages.evaluate.stage").evaluate_file(
-            backbone, benchmark, pairs, out, align=align, channels=channels, params=protocols
+            backbone,
+            benchmark,
+            pairs,
+            out,
+            params=Evaluate(**blocks["evaluate"]),
+            align=Align(**blocks["align"]) if align else None,
+            channels=channels,
         )
 
 

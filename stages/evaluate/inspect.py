@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from stages.embed.encoder import by_names, read_form
 from stages.store import StoreError
 from stages.train.backbones import BACKBONES, create_on_meta, read_tensors
 
@@ -81,19 +82,35 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     try:
-        graph = onnx.load(path).graph
+        graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf's exceptions share no base class but this
         raise StoreError(f"{path}: not an ONNX file ({error})") from error
-    operators = {node.op_type for node in list(graph.node)[:8]}
-    normalises = {"Sub", "Mul"} <= operators  # insightface's own test
     constants = {tensor.name for tensor in graph.initializer}
     return {
         "format": "ONNX",
         "inputs": ", ".join(_onnx_shape(value) for value in graph.input if value.name not in constants),
         "outputs": ", ".join(_onnx_shape(value) for value in graph.output),
-        "channels": "rgb, 0 to 255: it normalises itself" if normalises else "rgb, (x - 127.5) / 127.5",
+        **_encoder(path),
         "nodes": len(graph.node),
         "parameters": f"{sum(math.prod(tensor.dims) for tensor in graph.initializer):,}",
+    }
+
+
+def _encoder(path: Path) -> dict[str, Any]:
+    """How `evaluate` and `embed` feed it."""
+    try:
+        form = read_form(path)
+    except StoreError as error:
+        return {"encoder": f"no, {str(error).removeprefix(f'{path}: ')}"}
+    feeds = {True: "rgb, 0 to 255: it normalises itself", False: "rgb, (x - 127.5) / 127.5"}
+    return {
+        "channels": feeds[form.normalises],
+        "insightface": None
+        if by_names(path) == form.normalises
+        else f"by its nodes' names {feeds[not form.normalises]}",
+        "embedding": form.output,
+        "batch": form.batch or "any",
+        "order": "height, width, channels" if form.channels_last else None,
     }
 
 

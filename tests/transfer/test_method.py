@@ -1,4 +1,4 @@
-from stages.transfer import seed_of
+from stages.transfer.method import seed_of
 
 
 def test_seeds_are_the_same_in_every_process_and_release():

@@ -1,16 +1,21 @@
-from dataclasses import replace
+import shutil
+from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages import params
-from stages.params import Arc2Face, Gap, Params
-from stages.store import Shard, StoreError, write_shard
-from stages.transfer import seed_of
-from stages.transfer.arc2face import PRECISIONS, load_pipeline, weights_digest
-from stages.transfer.arc2face.method import Arc2FaceTransfer, SourceEmbeddings
+from stages.filter import Filter
+from stages.gap import Gap
+from stages.knobs import Precision
+from stages.params import Params
+from stages.store import StoreError, write_shard
+from stages.transfer.arc2face.knobs import Knobs
+from stages.transfer.arc2face.loading import PRECISIONS, load_pipeline, weights_digest
+from stages.transfer.arc2face.method import Method
+from stages.transfer.method import seed_of
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings, write_official
 
 PARAMS = Params(
@@ -18,7 +23,7 @@ PARAMS = Params(
     n_ids=5,
     images_per_id=7,
     gap=Gap(weight=0.0),
-    arc2face=Arc2Face(weights="generator", steps=3, latents_per_id=3, images_per_latent=3, batch_size=3, device="cpu"),
+    transfer=Knobs(weights="generator", steps=3, latents_per_id=3, images_per_latent=3, batch_size=3, device="cpu"),
 )
 
 
@@ -27,22 +32,12 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     pipeline().save_pretrained(root / "generator")
     write_embeddings(root)
-    write_shard(root / "data/gap/delta.h5", {"delta": np.ones((LENGTH, WIDTH), np.float32)}, fingerprint="gap")
+    write_shard(root / "data/gap/delta.h5", {"delta": np.ones((LENGTH, WIDTH), np.float32)})
     return root
 
 
-def test_an_identitys_embeddings_come_in_the_order_of_its_images(root, tmp_path):
-    with Shard(root / "data/embed/source/subjects_0.h5") as shard:
-        columns = {name: shard[name] for name in shard.names}
-    mixed = np.random.default_rng(0).permutation(len(columns["sample"]))
-    write_shard(tmp_path / "a.h5", {name: column[mixed] for name, column in columns.items()}, fingerprint="a")
-    for identity in (100, 101, 102):
-        expected = columns["embedding"][columns["identity"] == identity]
-        np.testing.assert_array_equal(SourceEmbeddings(tmp_path).of(identity), expected)
-
-
 def test_portraits_are_made_from_their_seed_and_vector(root):
-    transfer = Arc2FaceTransfer(PARAMS, root)
+    transfer = Method(PARAMS, root)
     portraits, latents = transfer.portraits(101), transfer.latents(101)
     assert portraits.images.shape == (7, 8, 8, 3)
     for number in range(7):
@@ -55,32 +50,32 @@ def test_portraits_are_made_from_their_seed_and_vector(root):
 
 
 def test_grouped_order_fills_one_latent_after_the_other(root):
-    knobs = replace(PARAMS, arc2face=replace(PARAMS.arc2face, order="grouped"))
-    transfer = Arc2FaceTransfer(knobs, root)
+    knobs = replace(PARAMS, transfer=replace(PARAMS.transfer, order="grouped"))
+    transfer = Method(knobs, root)
     np.testing.assert_array_equal(
         transfer.portraits(101).t, transfer.latents(101).t[[0, 0, 0, 1, 1, 1, 2]].astype("f4")
     )
 
 
 def test_the_weighted_gap_shifts_the_branch_that_is_named(root):
-    weighted = Arc2FaceTransfer(replace(PARAMS, gap=Gap(weight=0.5)), root)
+    weighted = Method(replace(PARAMS, gap=Gap(weight=0.5)), root)
     assert torch.equal(weighted.shift, torch.full((LENGTH, WIDTH), 0.5))
     assert weighted.unconditional_shift is None
-    both = Arc2FaceTransfer(replace(PARAMS, gap=Gap(weight=0.5, branch="both")), root)
+    both = Method(replace(PARAMS, gap=Gap(weight=0.5, branch="both")), root)
     assert torch.equal(both.unconditional_shift, both.shift)
-    plain = Arc2FaceTransfer(PARAMS, root)
+    plain = Method(PARAMS, root)
     assert plain.shift is None
     assert not np.array_equal(plain.portraits(101).images, weighted.portraits(101).images)
 
 
 def test_every_precision_that_can_be_asked_for_is_one_of_torch():
-    assert set(PRECISIONS) == set(params.PRECISIONS)
+    assert set(PRECISIONS) == set(get_args(Precision))
 
 
 @pytest.mark.parametrize("order", ["interleaved", "grouped"])
 def test_who_is_asked_for_is_the_same_walk_between_other_embeddings(root, order):
     """With the first encoder's own embeddings it is the vectors; turned by a rotation, it turns with them."""
-    transfer = Arc2FaceTransfer(replace(PARAMS, arc2face=replace(PARAMS.arc2face, order=order)), root)
+    transfer = Method(replace(PARAMS, transfer=replace(PARAMS.transfer, order=order)), root)
     own = transfer.embeddings.of(101)
     rows = [0, 1, 2, 0, 1, 2, 0] if order == "interleaved" else [0, 0, 0, 1, 1, 1, 2]
     asked = transfer.asked(101, own)
@@ -89,31 +84,65 @@ def test_who_is_asked_for_is_the_same_walk_between_other_embeddings(root, order)
     np.testing.assert_allclose(transfer.asked(101, own @ rotation.T), asked @ rotation.T, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"alpha": 1.0},
-        {"images_per_id": 6},
-        {"gap": Gap(weight=1.0)},
-        {"arc2face": replace(PARAMS.arc2face, steps=4)},
-    ],
-)
-def test_the_origin_knows_every_knob(root, change):
-    assert Arc2FaceTransfer(replace(PARAMS, **change), root).origin(101) != Arc2FaceTransfer(PARAMS, root).origin(101)
+OTHER = {  # a value that each knob does not have in PARAMS
+    "scheduler": "DDIMScheduler",
+    "steps": 4,
+    "guidance": 2.0,
+    "size": 16,
+    "latents_per_id": 4,
+    "images_per_latent": 4,
+    "order": "grouped",
+    "sources": "first",
+    "prototype": "selected",
+    "batch_size": 2,
+    "decode_slice": 2,
+    "precision": "bf16",
+    "channels_last": True,
+    "compile": True,
+    "device": "cuda",
+    "threads": 2,
+}
+
+
+def test_the_origin_knows_every_knob(root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # nothing is loaded
+    assert OTHER.keys() == {field.name for field in fields(Knobs)} - {"weights", "base", "lora"}
+    changes = [{"transfer": replace(PARAMS.transfer, **{name: value})} for name, value in OTHER.items()]
+    changes += [{"seed": 1}, {"alpha": 1.0}, {"images_per_id": 6}, {"gap": Gap(weight=1.0)}]
+    changes.append({"gap": Gap(weight=1.0, branch="both")})
+    origins = [Method(replace(PARAMS, **change), root).origin(101) for change in [{}, *changes]]
+    assert len({str(origin) for origin in origins}) == len(changes) + 1
+
+
+def test_the_origin_knows_nothing_else(root, tmp_path, code, monkeypatch):
+    """Neither where the weights lie, nor the word `auto`, nor remarks, other identities or other stages' knobs."""
+    before = Method(PARAMS, root).origin(101)
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generator").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/embed/source/subjects_1.h5").unlink()  # of 103 and on
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    knobs = replace(PARAMS.transfer, weights="elsewhere", device="auto")
+    moved = replace(PARAMS, transfer=knobs, n_ids=3, filter=Filter(score="mean"), gap=Gap(weight=0.0, n_images=9))
+    for name in ("loading", "method", "pipeline", "sampling"):
+        code.add(f"transfer/arc2face/{name}", "# a remark\n")
+    code.add("transfer/none/knobs", "X = 1\n")
+    assert Method(moved, tmp_path).origin(101) == before
+    assert Method(PARAMS, root).origin(102) != before
+    code.add("transfer/arc2face/sampling", "X = 1\n")
+    assert Method(moved, tmp_path).origin(101) != before
 
 
 def test_the_origin_knows_the_weights(tmp_path):
     pipeline().save_pretrained(tmp_path / "generator")
-    before = weights_digest(PARAMS.arc2face, tmp_path)
+    before = weights_digest(PARAMS.transfer, tmp_path)
     pipeline(seed=1).vae.save_pretrained(tmp_path / "generator/vae")
-    assert weights_digest(PARAMS.arc2face, tmp_path) != before
+    assert weights_digest(PARAMS.transfer, tmp_path) != before
 
 
 def test_official_folders_by_parameter(tmp_path, root):
     write_official(pipeline(), tmp_path, "safetensors")
-    official = replace(PARAMS.arc2face, weights="official", base="sd15")
-    loaded, own = load_pipeline(official, tmp_path), load_pipeline(PARAMS.arc2face, root)
+    official = replace(PARAMS.transfer, weights="official", base="sd15")
+    loaded, own = load_pipeline(official, tmp_path), load_pipeline(PARAMS.transfer, root)
     for name, weight in own.unet.state_dict().items():
         assert torch.equal(weight, loaded.unet.state_dict()[name])
     assert len(weights_digest(official, tmp_path)) == 64
@@ -125,7 +154,7 @@ def test_official_folders_by_parameter(tmp_path, root):
 def test_lora_is_fused_into_the_unet(root):
     """In LCM-LoRA's layout (kohya) and with its scheduler; with a rank of 1 the fused weight has a closed form."""
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    before = load_pipeline(PARAMS.arc2face, root).unet.get_submodule(name).weight
+    before = load_pipeline(PARAMS.transfer, root).unet.get_submodule(name).weight
     down, up, key = (
         torch.randn(1, before.shape[1]),
         torch.randn(before.shape[0], 1),
@@ -135,40 +164,32 @@ def test_lora_is_fused_into_the_unet(root):
         {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(0.5)},
         root / "lora.safetensors",
     )
-    knobs = replace(PARAMS.arc2face, lora="lora.safetensors", scheduler="LCMScheduler", guidance=1.0)
+    knobs = replace(PARAMS.transfer, lora="lora.safetensors", scheduler="LCMScheduler", guidance=1.0)
     pipeline = load_pipeline(knobs, root)
     torch.testing.assert_close(pipeline.unet.get_submodule(name).weight, before + 0.5 * up @ down)
-    assert np.ptp(Arc2FaceTransfer(replace(PARAMS, arc2face=knobs), root).portraits(101).images) > 0
-    assert weights_digest(knobs, root) != weights_digest(PARAMS.arc2face, root)
+    assert np.ptp(Method(replace(PARAMS, transfer=knobs), root).portraits(101).images) > 0
+    assert weights_digest(knobs, root) != weights_digest(PARAMS.transfer, root)
 
 
 def test_memory_layout_and_compiler_change_no_image(root, monkeypatch):
     """The compiler itself takes minutes: that it is asked for is what is tested."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
-    plain = Arc2FaceTransfer(PARAMS, root).portraits(101).images
-    knobs = replace(PARAMS, arc2face=replace(PARAMS.arc2face, channels_last=True, compile=True))
-    assert np.abs(Arc2FaceTransfer(knobs, root).portraits(101).images.astype(int) - plain).max() <= 1
+    plain = Method(PARAMS, root).portraits(101).images
+    knobs = replace(PARAMS, transfer=replace(PARAMS.transfer, channels_last=True, compile=True))
+    assert np.abs(Method(knobs, root).portraits(101).images.astype(int) - plain).max() <= 1
     assert compiled == ["UNet2DConditionModel", "Decoder"]
 
 
 def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(StoreError, match="identity 7 has no embeddings"):
-        Arc2FaceTransfer(PARAMS, root).portraits(7)
+        Method(PARAMS, root).portraits(7)
     with pytest.raises(StoreError, match="r2r embed"):
-        Arc2FaceTransfer(PARAMS, tmp_path)
+        Method(PARAMS, tmp_path)
     with pytest.raises(StoreError, match="unet: not found"):
-        weights_digest(PARAMS.arc2face, _index_only(tmp_path))
+        weights_digest(PARAMS.transfer, _index_only(tmp_path))
     with pytest.raises(StoreError, match="nowhere: no generator can be loaded"):
-        load_pipeline(replace(PARAMS.arc2face, weights="nowhere"), tmp_path)
-
-
-def test_an_identity_in_two_shards_is_refused(root, tmp_path):
-    content = (root / "data/embed/source/subjects_0.h5").read_bytes()
-    for name in "ab":
-        (tmp_path / f"{name}.h5").write_bytes(content)
-    with pytest.raises(StoreError, match=r"identity 100 is in a\.h5 and in b\.h5"):
-        SourceEmbeddings(tmp_path)
+        load_pipeline(replace(PARAMS.transfer, weights="nowhere"), tmp_path)
 
 
 def _index_only(folder):

@@ -190,7 +190,10 @@ def test_what_is_saved_loads(made, tmp_path):
     "name", ["DDIMScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"]
 )
 def test_any_scheduler_by_name_keeps_images_apart(fresh, name):
+    betas = fresh.scheduler.betas
     fresh.use_scheduler(name)
+    assert type(fresh.scheduler).__name__ == name
+    torch.testing.assert_close(fresh.scheduler.betas, betas)
     batch = fresh(vectors(3), generators(3), steps=3)
     single = [fresh(vectors(3)[i : i + 1], generators(1, first=i), steps=3) for i in range(3)]
     assert (batch.int() - torch.cat(single).int()).abs().max() <= 1
