@@ -90,10 +90,11 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """What has to be said before the libraries load: where compiled kernels are kept, and that idle threads sleep."""
-    with _loud():
-        from stages.store import cache_folder
+    if not os.access(Path(__file__).parent, os.W_OK):  # numba would look for a place in the home
+        with _loud():
+            from stages.store import cache_folder
 
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+            os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
     # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
