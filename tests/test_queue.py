@@ -1,4 +1,4 @@
-"""An experiment that runs in a folder of its own runs the code that lies there: not the workspace's, nor an installed one."""
+"""An experiment in a folder of its own runs the code that lies there: not the workspace's, nor an installed one."""
 
 import os
 import shutil
