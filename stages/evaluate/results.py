@@ -85,10 +85,16 @@ def flatten(rows: Sequence[Row], protocol: str) -> Numbers:
 
 
 def parse(flat: Mapping[str, Any]) -> list[Row]:
-    """The rows of a flat mapping, in its order."""
+    """The rows of a flat mapping, in its order.
+
+    Raises:
+        ValueError: something in the place of a number.
+    """
     rows: dict[str, Row] = {}
     for key, value in flat.items():
         name, _, last = key.rpartition(".")
+        if not isinstance(value, int | float) and key != "protocol" and last != "variant":
+            raise ValueError(f"{key} is {value!r}, no number")
         if point := POINT.fullmatch(key):
             name, prefix, number = point.groups()
             getattr(rows.setdefault(name, Row(name)), FIELDS[prefix])[float(number)] = value

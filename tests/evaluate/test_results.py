@@ -71,6 +71,12 @@ def test_a_group_that_bears_the_name_of_a_number_is_refused():
         flatten([Row("rfw.mean", 90.0, std=1.0), Row("rfw", mean=90.0, std=0.0, gap=0.0)], "insightface")
 
 
+def test_something_in_the_place_of_a_number():
+    for flat in ({"lfw": "good"}, {"lfw.tar@far=1e-2": None}, {"lfw.std": [1]}):
+        with pytest.raises(ValueError, match=r"lfw.* no number"):
+            parse(flat)
+
+
 def test_power():
     shown = [power(value) for value in (1e-6, 1e-2, 0.1, 5e-4, 2.5e-4, 10)]
     assert shown == ["1e-6", "1e-2", "1e-1", "5e-4", "2.5e-4", "10"]
