@@ -90,10 +90,11 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """What has to be said before the libraries load: where compiled kernels are kept, and that idle threads sleep."""
-    with _loud():
-        from stages.store import cache_folder
+    if not os.access(Path(__file__).parent, os.W_OK):  # numba would look for a place in the home
+        with _loud():
+            from stages.store import cache_folder
 
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+            os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
     # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -180,6 +181,10 @@ def evaluate(
     ] = None,
     flip: Annotated[bool, typer.Option(help="Add the embedding of the mirror image.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KNOB=VALUE", help="A knob of evaluate or align, as in evaluate.protocol=adaface."),
+    ] = None,
 ) -> None:
     """Measure the backbone on the benchmarks, or any network on any benchmark by path."""
     if backbone is None and benchmark is None:
@@ -187,13 +192,24 @@ def evaluate(
     with _loud():
         from stages.align.knobs import Align
         from stages.evaluate.knobs import Evaluate
-        from stages.knobs import ParamsError
+        from stages.knobs import ParamsError, check
 
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        protocols = Evaluate(flip=flip)
+        blocks: dict[str, dict[str, object]] = {"evaluate": {"flip": flip}, "align": {}}
+        for text in knob or []:
+            name, _, value = text.partition("=")
+            block, _, field = name.partition(".")
+            check(block in blocks and bool(value), f"-S {text}: evaluate.KNOB=VALUE or align.KNOB=VALUE was expected")
+            blocks[block][field] = yaml.safe_load(value)
         importlib.import_module("stages.evaluate.stage").evaluate_file(
-            backbone, benchmark, pairs, out, params=protocols, align=Align() if align else None, channels=channels
+            backbone,
+            benchmark,
+            pairs,
+            out,
+            params=Evaluate(**blocks["evaluate"]),
+            align=Align(**blocks["align"]) if align else None,
+            channels=channels,
         )
 
 

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 T = TypeVar("T")
 
 Device = Literal["auto", "cpu", "cuda"]
+PRECISIONS = ("fp32", "bf16", "fp16")
 Precision = Literal["fp32", "bf16", "fp16"]
 Codec = Literal["png", "jpeg", "webp"]
 SMALL = (

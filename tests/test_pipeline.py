@@ -34,7 +34,6 @@ class Checkout:
         self.folder = folder
         self.environment = {name: value for name, value in os.environ.items() if name != "R2R_CACHE"}
         self.environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        self.environment["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR", "")
         if original:
             subprocess.run(["cp", "-a", f"{original.folder}/.", folder], check=True)
             return
@@ -92,7 +91,7 @@ def stages_run(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     checkout = Checkout(tmp_path_factory.mktemp("reference"))
-    assert stages_run(checkout("dvc", "repro")) == STAGES
+    assert sorted(stages_run(checkout("dvc", "repro"))) == sorted(STAGES)
     return checkout
 
 
@@ -122,7 +121,7 @@ def generated(reference, tmp_path_factory):
 
 def test_another_method_runs_what_depends_on_it(generated):
     checkout, output = generated
-    assert stages_run(output) == STAGES[3:]
+    assert sorted(stages_run(output)) == sorted(STAGES[3:])
     numbers = {name: json.loads((checkout.folder / f"metrics/{name}.json").read_text()) for name in ("gap", "align")}
     assert numbers["gap"]["images"] == 8
     assert numbers["align"]["written"] == 8 * 4

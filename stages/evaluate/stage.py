@@ -27,6 +27,7 @@ from stages.evaluate.metrics import Roc, roc
 from stages.evaluate.readers import read_benchmarks
 from stages.evaluate.results import Numbers, Row, flatten, percent
 from stages.store import write_json
+from stages.store.manifest import check_manifest
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -63,6 +64,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: no backbone, no benchmark, or one that is broken; nothing has been written then.
     """
     network = load_network(root / "data/train/backbone.safetensors", device=params.evaluate.device)
+    check_manifest(root / "data/benchmarks")
     benchmarks = read_benchmarks(root / "data/benchmarks")
     rows, scored = measure(network, benchmarks, params.evaluate, params.align)
     numbers = flatten(rows, params.evaluate.protocol)

@@ -114,7 +114,7 @@ def batches(
 ) -> Iterator[list[tuple[int, int]]]:
     """The keys (epoch, index) of the batches of steps start to stop.
 
-    Every epoch is a new permutation; without `keep`, the images that do not fill its last batch wait for the next epoch.
+    Every epoch is a new permutation; without `keep`, the images that do not fill its last batch wait for the next.
     """
     steps = epoch_steps(images, batch_size, keep)
     drawn, order = -1, np.empty(0, int)

@@ -24,6 +24,7 @@ Backbone = Literal[
     "iresnet_tiny",
 ]
 Head = Literal["adaface", "arcface", "arcface-exact", "cosface"]
+FLOAT32 = 3e38  # about the largest of its numbers
 Epoch = Annotated[int, Field(ge=1)]
 
 
@@ -49,9 +50,9 @@ class Train:
     last_batch: Literal["drop", "keep"] = knob(
         "drop", "the images that do not fill an epoch's last batch; insightface drops them, AdaFace keeps them"
     )
-    lr: float = knob(0.1, "learning rate", gt=0)
+    lr: float = knob(0.1, "learning rate", gt=0, lt=FLOAT32)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
-    weight_decay: float = knob(5e-4, "on all but batch norms", ge=0)
+    weight_decay: float = knob(5e-4, "on all but batch norms", ge=0, lt=FLOAT32)
     clip: float = knob(0.0, "norm of the backbone's gradient; 0 is off, as AdaFace; insightface clips at 5", ge=0)
     schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
     milestones: tuple[Epoch, ...] = knob((), "at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")

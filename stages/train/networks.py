@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class IR(nn.Module):
         squeeze: squeeze and excitation in each block.
     """
 
-    channels = "bgr"  # what official weights see
+    channels: Literal["rgb", "bgr"] = "bgr"  # what official weights see
 
     def __init__(self, depths: Sequence[int], bottleneck: bool = False, squeeze: bool = False) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class IResNet(nn.Module):
         embedding: d.
     """
 
-    channels = "rgb"
+    channels: Literal["rgb", "bgr"] = "rgb"
 
     def __init__(
         self,

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 from stages.knobs import ParamsError, check, pick_device
 from stages.store import fingerprint, link, write_json
 from stages.train.backbones import Card, save_backbone
-from stages.train.data import FaceDataset, batches, epoch_steps
+from stages.train.data import Channels, FaceDataset, batches, epoch_steps
 from stages.train.heads import create_head
 from stages.train.knobs import Train
 from stages.train.networks import create_backbone, create_on_meta, normalise
 from stages.train.schedule import learning_rate, parameter_groups
-from stages.training import Loop, made_once, write_curve
+from stages.training import Loop, Part, made_once, write_curve
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -47,7 +47,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
     """
     train, device = params.train, prepare_device(params.train)
-    channels = create_on_meta(train.backbone).channels
+    channels: Channels = create_on_meta(train.backbone).channels
     data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
     check_batches(train, len(data))
     key = run_fingerprint(params, data, device)
@@ -76,7 +76,7 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
     optimizer = torch.optim.SGD(parameter_groups(model, train.weight_decay), lr=train.lr, momentum=train.momentum)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
-    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
     names, minutes, hint = ("loss", "accuracy"), train.checkpoint_minutes, remedy(train)
     loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
     keys = batches(len(data), train.batch_size, loop.start, steps, params.seed, keep)
@@ -165,7 +165,7 @@ def remedy(train: Train) -> str:
 
 
 def rows(train: Train, per_epoch: int) -> Callable[[int, Mapping[str, float]], dict[str, str | int]]:
-    """The rows of `plots/train.csv`: means of the losses and accuracies (%), the last step's number and learning rate."""
+    """The rows of `plots/train.csv`: means of losses and accuracies (%), the last step's number and learning rate."""
 
     def row(done: int, means: Mapping[str, float]) -> dict[str, str | int]:
         return {

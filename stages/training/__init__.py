@@ -14,7 +14,7 @@ A training keeps its checkpoint in the cache under its fingerprint, and its resu
 
 from stages.training.average import Average
 from stages.training.curves import write_curve
-from stages.training.loop import Diverged, Loop, finite, made_once
+from stages.training.loop import Diverged, Loop, Part, finite, made_once
 from stages.training.schedules import cosine, multistep, warmup
 
-__all__ = ["Average", "Diverged", "Loop", "cosine", "finite", "made_once", "multistep", "warmup", "write_curve"]
+__all__ = ["Average", "Diverged", "Loop", "Part", "cosine", "finite", "made_once", "multistep", "warmup", "write_curve"]

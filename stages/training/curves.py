@@ -24,8 +24,8 @@ def write_curve(
     Args:
         path: of the CSV.
         curve: name -> [steps] float32.
-        row: the cells of a row, by column, of the number of steps done (so that a row ends with step `done` - 1) and the
-            means over the row's steps; by default `step`, and the means to four digits.
+        row: the cells of a row, by column, of the number of steps done by its end and the means over its steps; by
+            default `step`, and the means to four digits.
     """
     names, values = list(curve), np.stack(list(curve.values()), axis=1)
     row = row or (lambda done, means: {"step": done} | {name: f"{mean:.4f}" for name, mean in means.items()})

@@ -95,7 +95,7 @@ class Loop:
                 due = now - saved >= 60 * self.minutes
                 if due or last or now - looked >= LOOK or self._recent[-1].device.type == "cpu":
                     self._look(step + 1)
-                    bar.set_postfix(zip(self.names, map("{:.3g}".format, self.values[step].tolist())), refresh=False)
+                    bar.set_postfix(self._latest(step), refresh=False)
                     looked = now
                 if due and not last:
                     self._save(step + 1)
@@ -117,6 +117,9 @@ class Loop:
         """Means over the last steps."""
         return dict(zip(self.names, self.values[-steps:].double().mean(0).tolist(), strict=True))
 
+    def _latest(self, step: int) -> dict[str, str]:
+        return {name: f"{value:.3g}" for name, value in zip(self.names, self.values[step].tolist(), strict=True)}
+
     def _look(self, done: int) -> None:
         rows = torch.stack(self._recent).cpu()
         first = done - len(rows)
@@ -126,8 +129,8 @@ class Loop:
         if len(bad):
             row, column = bad[0].tolist()
             raise Diverged(
-                f"the {self.names[column]} is {rows[row, column].item()} in step {first + row} of {self.steps}: training "
-                f"diverged. {self.hint}"
+                f"the {self.names[column]} is {rows[row, column].item()} in step {first + row} of {self.steps}: "
+                f"training diverged. {self.hint}"
             )
 
     def _check_weights(self, done: int) -> None:
