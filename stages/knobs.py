@@ -104,6 +104,8 @@ def _check_type(cls: type, name: str, value: Any, prefix: str) -> None:
 
 
 def _say(prefix: str, fault: Any) -> str:
+    if fault["type"] == "value_error":  # of a check that sees several knobs, and names them
+        return str(fault["ctx"]["error"])
     name = ".".join(str(place) for place in fault["loc"])
     expected = next(
         (text.format(**fault.get("ctx", {})) for kind, text in SMALL if kind == fault["type"]), fault["msg"]
