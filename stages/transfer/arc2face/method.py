@@ -105,7 +105,7 @@ class Method:
                 decode_slice=knobs.decode_slice,
             )
             images.append(batch.numpy())
-        return Portraits(np.concatenate(images), sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
+        return Portraits([*np.concatenate(images)], sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
 
 
 def _shifts(params: Params, root: Path) -> tuple[torch.Tensor | None, torch.Tensor | None]:
