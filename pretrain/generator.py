@@ -2,10 +2,9 @@
 
     python generator.py --images generator/data/align --encoder ../stages/embed/encoder.onnx --out generator/data
 
-First the VAE, then the UNet and the text encoder on its latents, from shards of aligned images (identity, sample) and
-what the encoder makes of them. A killed run goes on from its last checkpoint, to the same bits. Under `--out`:
-`generator/`, a diffusers folder in fp16 with `training.json` beside its parts; `samples.png`; the embeddings and the
-checkpoints.
+First the VAE, then the UNet and the text encoder on its latents, from a set of aligned faces and what the encoder makes
+of them. A killed run goes on from its last checkpoint, to the same bits; embeddings and trained parts are kept in the
+cache. Under `--out`: `generator/`, a diffusers folder in fp16 with `training.json` beside its parts; `samples.png`.
 
 Notation: n images, d dimensions of an identity vector, c x h x w latents, L tokens.
 """
@@ -26,17 +25,21 @@ import torch
 import typer
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stages.embed.encoder import Encoder
-from stages.store import Shard, StoreError, decode, fingerprint, is_current, replacing, write_shard
+from stages.images import Faces, read_faces
+from stages.pictures import save_png, sheet
+from stages.store import Shard, fingerprint, write_shard
+from stages.training import Average, Loop, cosine, made_once, warmup
 from stages.transfer.arc2face.pipeline import PLACEHOLDER, PROMPT, Arc2FacePipeline, text_states
-from stages.transfer.arc2face.sampling import seed_of
+from stages.transfer.method import seed_of
 
+STAGE = "pretrain"  # its folder in the cache
 VAE_KNOBS = ("size", "latent_channels", "warmup", "kl", "ema", "bf16", "seed")  # beside its own
 LENGTH = 8  # tokens of the prompt: begin, five words, end, one of padding
 
@@ -65,66 +68,55 @@ class Training:
     snr: float = 5.0  # the loss of a step weighs min(SNR, this) of the noise (Hang et al., 2023): all steps learn alike
     ema: float = 0.999
     bf16: bool = True
-    checkpoint_every: int = 500  # steps
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Faces:
-    """n images, encoded, and their identity vectors."""
+class Examples:
+    """n faces and their identity vectors."""
 
-    images: list[bytes]
+    faces: Faces
     vectors: torch.Tensor  # [n, d] float32, unit norm
     prototypes: torch.Tensor  # [n, d] float32, unit norm: the mean of the vectors of an image's person
-    names: list[str]
-    fingerprint: str
+    digest: str
 
     def pixels(self, rows: np.ndarray, size: int) -> torch.Tensor:
         """Images of these rows: [len(rows), 3, size, size] float32 in [-1, 1]."""
         images = []
         for row in rows.tolist():
-            image = Image.fromarray(decode(self.images[row], self.names[row]))
+            image = Image.fromarray(self.faces.image(row))
             images.append(
                 np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.LANCZOS))
             )
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def read_faces(folder: Path, encoder: Path, cache: Path) -> Faces:
-    """Read shards of aligned images, and embed what is not embedded yet.
+def read_examples(path: Path, encoder: Path) -> Examples:
+    """Read a set of aligned faces, and embed it if it is not embedded yet.
 
     Args:
-        folder: of the shards.
+        path: of the set.
         encoder: an ONNX file of the identity encoder.
-        cache: folder of the embeddings, one shard for one of images.
 
     Raises:
-        StoreError: no shards, or no encoder.
+        StoreError: no set, or no encoder.
     """
-    paths = sorted(folder.glob("*.h5"))
-    if not paths:
-        raise StoreError(f"{folder}: no image shards")
-    network, encoder_stamp = Encoder(encoder), fingerprint(encoder)
-    images: list[bytes] = []
-    names, people, vectors, stamps = [], [], [], []
-    for path in tqdm(paths, desc="embed", unit=" shards"):
-        with Shard(path) as shard:
-            encoded = [shard.encoded(row) for row in range(len(shard))]
-            people.append(shard["identity"])
-            stamps.append(fingerprint(shard.fingerprint, encoder_stamp))
-        name = [f"{path}, row {row}" for row in range(len(encoded))]
-        if not is_current(cache / path.name, stamps[-1]):
-            pixels = np.stack([decode(image, its_name) for image, its_name in zip(encoded, name, strict=True)])
-            write_shard(cache / path.name, {"embedding": network.embed(pixels)}, fingerprint=stamps[-1])
-        with Shard(cache / path.name) as shard:
-            vectors.append(shard["embedding"])
-        images += encoded
-        names += name
-    unit = F.normalize(torch.from_numpy(np.concatenate(vectors)), dim=1)
-    _, person = np.unique(np.concatenate(people), return_inverse=True)
+    faces = read_faces(path)
+    key = fingerprint(faces.digest(), encoder)
+
+    def embed(draft: Path) -> dict[str, float]:
+        network = Encoder(encoder)
+        parts = np.array_split(np.arange(len(faces)), math.ceil(len(faces) / 256))
+        embeddings = [network.embed([faces.image(row) for row in rows]) for rows in tqdm(parts, desc="embed")]
+        write_shard(draft, {"embedding": np.concatenate(embeddings)})
+        return {}
+
+    with Shard(made_once(STAGE, key, "embeddings.h5", embed).path) as shard:
+        unit = F.normalize(torch.from_numpy(shard["embedding"]), dim=1)
+    _, person = np.unique(faces.identity, return_inverse=True)
     index = torch.from_numpy(person)
     sums = torch.zeros(int(index.max()) + 1, unit.shape[1]).index_add_(0, index, unit)
-    return Faces(images, unit, F.normalize(sums, dim=1)[index], names, fingerprint(stamps))
+    return Examples(faces, unit, F.normalize(sums, dim=1)[index], key)
 
 
 def create_tokenizer() -> CLIPTokenizer:
@@ -191,7 +183,8 @@ def create_denoiser(training: Training, tokenizer: CLIPTokenizer, dimension: int
 
 def load_denoiser(folder: Path) -> nn.ModuleDict:
     """The UNet and the text encoder of a generator's folder."""
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    load_model(text_encoder, folder / "text_encoder/model.safetensors")
     return nn.ModuleDict({"unet": load_part(UNet2DConditionModel, folder / "unet"), "text_encoder": text_encoder})
 
 
@@ -222,109 +215,79 @@ def batch_rows(count: int, size: int, step: int, seed: int, name: str) -> np.nda
     return order[place * size : (place + 1) * size]
 
 
+def schedule(step: int, steps: int, share: float) -> float:
+    """Factor of the learning rate: linear up over the first share of the steps, a cosine down to zero."""
+    rise = max(1, round(share * steps))
+    return warmup(step + 1, rise) if step < rise else cosine(step - rise, max(1, steps - rise))
+
+
 def fit(
+    name: str,
     model: nn.Module,
     loss_of: Callable[[int, torch.Generator], torch.Tensor],
     steps: int,
+    batch: int,
     lr: float,
     training: Training,
-    checkpoint: Path,
-    current: str,
-) -> list[float]:
-    """Train a model with AdamW and leave the moving average of its weights in it.
+    key: str,
+) -> float | None:
+    """Train a model with AdamW, and leave the moving average of its weights in it; what was trained before is loaded.
 
     Args:
+        name: of the model.
         model: trained in place.
         loss_of: the loss of a step; all its randomness comes from the generator it is given, which is seeded by the
             step, so that a resumed run needs no random state.
         steps: in all.
+        batch: images of a step.
         lr: the highest learning rate.
-        training: its schedule, moving average, checkpoints.
-        checkpoint: where the state is kept.
-        current: fingerprint of all that the training depends on.
+        training: its schedule and moving average.
+        key: fingerprint of all that the training depends on.
 
     Returns:
-        The loss of every step.
-
-    Raises:
-        StoreError: the checkpoint is of another training.
+        The mean loss of the last 100 steps.
     """
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    average = [parameter.detach().clone() for parameter in parameters]
-    losses: list[float] = []
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != current:
-            raise StoreError(f"{checkpoint}: of other knobs or data; delete it, or choose another --out")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        for kept, saved in zip(average, state["average"], strict=True):
-            kept.copy_(saved)
-        losses = state["losses"]
-    model.train()
-    with tqdm(desc=checkpoint.stem, total=steps, initial=len(losses), unit=" steps") as bar:
-        for step in range(len(losses), steps):
+
+    def learn(path: Path) -> dict[str, float]:
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        average = Average(model, training.ema)
+        parts = {"model": model, "optimizer": optimizer, "average": average}
+        loop = Loop(STAGE, key, parts, steps, batch=batch, title=name)
+        model.train()
+        for step in loop:
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule(step, steps, training.warmup)
-            loss = loss_of(step, torch.Generator().manual_seed(seed_of(training.seed, checkpoint.stem, step)))
+            loss = loss_of(step, torch.Generator().manual_seed(seed_of(training.seed, name, step)))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            decay = min(training.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - decay)
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
-            bar.update()
-            if len(losses) % training.checkpoint_every == 0 or len(losses) == steps:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-                with replacing(checkpoint) as path:
-                    torch.save({**state, "losses": losses, "fingerprint": current}, path)
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, average, strict=True):
-            parameter.copy_(kept)
+            average.update(model, step)
+            loop.record(loss=loss)
+        average.copy_to(model)
+        save_model(model, str(path))
+        return loop.means() if steps else {}
+
+    entry = made_once(STAGE, key, f"{name}.safetensors", learn)
+    load_model(model, entry.path)
     model.eval()
-    return losses
+    return entry.numbers.get("loss")
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up over the first share of the steps, a cosine down to zero."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def train(
-    faces: Faces, training: Training, out: Path, start: Path | None = None, device: str = "cpu"
-) -> Arc2FacePipeline:
-    """Train the VAE, then the UNet with the text encoder, and save the pipeline to `out/generator`.
-
-    Args:
-        faces: images and identity vectors.
-        training: sizes and schedules; with no steps of its own the VAE stays as it is.
-        out: the folder of results and checkpoints.
-        start: a generator's folder whose weights, and their sizes, the training starts from; random weights without.
-        device: of torch.
-
-    Returns:
-        The pipeline, as it was saved but in fp32.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+def train_vae(
+    examples: Examples, training: Training, origin: list[str], start: Path | None, device: str
+) -> tuple[Any, float | None]:
+    """The VAE, trained to give images back, and its loss; with no steps of its own it stays what it is."""
     of_vae = {name: value for name, value in asdict(training).items() if name.startswith("vae") or name in VAE_KNOBS}
-    mixed = {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": training.bf16}
-    count = len(faces.images)
-    origin = [fingerprint(path) for path in sorted(start.rglob("*.safetensors"))] if start else []
-
+    mixed = autocast(training, device)
     torch.manual_seed(seed_of(training.seed, "vae"))
     vae: Any = load_part(AutoencoderKL, start / "vae") if start else create_vae(training)
     vae.to(device)
 
-    def vae_loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = batch_rows(count, training.vae_batch_size, step, training.seed, "vae")
-        pixels = faces.pixels(rows, training.size)
+    def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
+        rows = batch_rows(len(examples.faces), training.vae_batch_size, step, training.seed, "vae")
+        pixels = examples.pixels(rows, training.size)
         if step < training.vae_steps - training.vae_whole:
             pixels = crop(pixels, training.vae_crop, generator)
         pixels = pixels.to(device)
@@ -333,20 +296,26 @@ def train(
             output = vae.decode(posterior.sample(generator)).sample
         return pyramid_l1(output.float(), pixels) + training.kl * posterior.kl().float().mean()
 
-    current = fingerprint(of_vae, faces.fingerprint, origin)
-    vae_losses = fit(vae, vae_loss, training.vae_steps, training.vae_lr, training, out / "vae.pt", current)
-    latents = encode_all(vae, faces, training)
-    mean, std = latents.mean().item(), latents.std().item()
-    vae.register_to_config(scaling_factor=1 / std, shift_factor=mean)
-    latents = (latents - mean) / std
+    key = fingerprint(Path(__file__), of_vae, examples.digest, origin, mixed["device_type"], "vae")
+    steps, batch = training.vae_steps, training.vae_batch_size
+    return vae, fit("vae", vae, loss_of, steps, batch, training.vae_lr, training, key)
 
+
+def train_denoiser(
+    examples: Examples,
+    latents: torch.Tensor,
+    noising: DDPMScheduler,
+    tokenizer: CLIPTokenizer,
+    training: Training,
+    origin: list[str],
+    start: Path | None,
+    device: str,
+) -> tuple[nn.ModuleDict, float | None]:
+    """The UNet and the text encoder, trained to denoise latents [n, c, h, w] given their vectors, and their loss."""
+    mixed = autocast(training, device)
     torch.manual_seed(seed_of(training.seed, "denoiser"))
-    tokenizer = create_tokenizer()
-    model = load_denoiser(start) if start else create_denoiser(training, tokenizer, faces.vectors.shape[1])
+    model = load_denoiser(start) if start else create_denoiser(training, tokenizer, examples.vectors.shape[1])
     model.to(device)
-    noising = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=training.prediction
-    )
     ratio = noising.alphas_cumprod / (1 - noising.alphas_cumprod)  # the signal-to-noise ratio of a step
     weight = ratio.clamp(max=training.snr) / (ratio if training.prediction == "epsilon" else ratio + 1)
     prompt, empty = (
@@ -355,15 +324,15 @@ def train(
     )
     placeholder = tokenizer.encode(PLACEHOLDER, add_special_tokens=False)[0]
 
-    def denoiser_loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = batch_rows(count, training.batch_size, step, training.seed, "denoiser")
+    def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
+        rows = batch_rows(len(examples.faces), training.batch_size, step, training.seed, "denoiser")
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
         time = torch.randint(noising.config.num_train_timesteps, (len(rows),), generator=generator)
         drop = torch.rand(len(rows), generator=generator) < training.drop
         # between the person and the image, as the sampling will ask
         way = torch.rand(len(rows), 1, generator=generator)
-        vectors = F.normalize(torch.lerp(faces.prototypes[rows], faces.vectors[rows], way), dim=1)
+        vectors = F.normalize(torch.lerp(examples.prototypes[rows], examples.vectors[rows], way), dim=1)
         goal = noise if training.prediction == "epsilon" else noising.get_velocity(clean, noise, time)
         noisy = noising.add_noise(clean, noise, time).to(device)
         tokens = torch.where(drop[:, None].to(device), empty, prompt)
@@ -373,8 +342,38 @@ def train(
         error = (output.float() - goal.to(device)).square().mean(dim=(1, 2, 3))
         return (weight[time].to(device) * error).mean()
 
-    current = fingerprint(training, faces.fingerprint, origin)
-    losses = fit(model, denoiser_loss, training.steps, training.lr, training, out / "denoiser.pt", current)
+    key = fingerprint(Path(__file__), training, examples.digest, origin, mixed["device_type"], "denoiser")
+    return model, fit("denoiser", model, loss_of, training.steps, training.batch_size, training.lr, training, key)
+
+
+def train(
+    examples: Examples, training: Training, out: Path, start: Path | None = None, device: str = "cpu"
+) -> Arc2FacePipeline:
+    """Train the VAE, then the UNet with the text encoder, and save the pipeline to `out/generator`.
+
+    Args:
+        examples: images and identity vectors.
+        training: sizes and schedules.
+        out: the folder of results.
+        start: a generator's folder whose weights, and their sizes, the training starts from; random weights without.
+        device: of torch.
+
+    Returns:
+        The pipeline, as it was saved but in fp32.
+    """
+    began = time.perf_counter()
+    origin = [fingerprint(path) for path in sorted(start.rglob("*.safetensors"))] if start else []
+    vae, vae_loss = train_vae(examples, training, origin, start, device)
+    latents = encode_all(vae, examples, training)
+    mean, std = latents.mean().item(), latents.std().item()
+    vae.register_to_config(scaling_factor=1 / std, shift_factor=mean)
+
+    tokenizer = create_tokenizer()
+    noising = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=training.prediction
+    )
+    latents = (latents - mean) / std
+    model, loss = train_denoiser(examples, latents, noising, tokenizer, training, origin, start, device)
 
     scheduler = DPMSolverMultistepScheduler.from_config(noising.config)
     pipeline = Arc2FacePipeline(vae, model["text_encoder"], tokenizer, model["unet"], scheduler)
@@ -382,20 +381,25 @@ def train(
     save(pipeline, out / "generator")
     report = {
         "training": asdict(training),
-        "images": count,
-        "data": faces.fingerprint,
+        "images": len(examples.faces),
+        "data": examples.digest,
         "parameters": {
             name: sum(p.numel() for p in part.parameters())
             for name, part in pipeline.components.items()
             if isinstance(part, nn.Module)
         },
         "start": origin,
-        "vae_loss": float(np.mean(vae_losses[-100:])) if vae_losses else None,
-        "loss": float(np.mean(losses[-100:])),
+        "vae_loss": vae_loss,
+        "loss": loss,
         "seconds": round(time.perf_counter() - began),
     }
     (out / "generator/training.json").write_text(json.dumps(report, indent=2) + "\n")
     return pipeline
+
+
+def autocast(training: Training, device: str) -> dict[str, Any]:
+    """The arguments of torch's mixed precision."""
+    return {"device_type": torch.device(device).type, "dtype": torch.bfloat16, "enabled": training.bf16}
 
 
 def crop(pixels: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -409,12 +413,12 @@ def crop(pixels: torch.Tensor, size: int, generator: torch.Generator) -> torch.T
 
 
 @torch.no_grad()
-def encode_all(vae: Any, faces: Faces, training: Training) -> torch.Tensor:
+def encode_all(vae: Any, examples: Examples, training: Training) -> torch.Tensor:
     """Latents of all images, the means of their posteriors: [n, c, h, w] float32 on the CPU."""
-    means = []
-    for rows in tqdm(np.array_split(np.arange(len(faces.images)), math.ceil(len(faces.images) / 64)), desc="latents"):
-        pixels = faces.pixels(rows, training.size).to(vae.device)
-        with torch.autocast(vae.device.type, torch.bfloat16, enabled=training.bf16):
+    count, means = len(examples.faces), []
+    for rows in tqdm(np.array_split(np.arange(count), math.ceil(count / 64)), desc="latents"):
+        pixels = examples.pixels(rows, training.size).to(vae.device)
+        with torch.autocast(**autocast(training, vae.device.type)):
             means.append(vae.encode(pixels).latent_dist.mean.float().cpu())
     return torch.cat(means)
 
@@ -428,24 +432,20 @@ def save(pipeline: Arc2FacePipeline, folder: Path) -> None:
     Arc2FacePipeline(**halves).save_pretrained(folder)
 
 
-def sheet(
-    pipeline: Arc2FacePipeline, faces: Faces, training: Training, path: Path, rows: int = 8, columns: int = 5
-) -> None:
-    """One training image of each of `rows` people on the left, what is generated from its vector beside it."""
-    people = np.linspace(0, len(faces.images) - 1, rows).astype(int)
-    lines = []
-    for row in people:
-        real = ((faces.pixels(np.array([row]), training.size)[0].permute(1, 2, 0) + 1) * 127.5).round().byte()
+def samples(pipeline: Arc2FacePipeline, examples: Examples, rows: int = 8, columns: int = 5) -> np.ndarray:
+    """A sheet: one training image of each of `rows` people on the left, what is made of its vector beside it."""
+    lines = {}
+    for row in np.linspace(0, len(examples.faces) - 1, rows).astype(int).tolist():
         generators = [torch.Generator().manual_seed(number) for number in range(columns)]
-        made = pipeline(faces.prototypes[row].expand(columns, -1), generators)
-        lines.append(np.concatenate([real.numpy(), *made.numpy()], axis=1))
-    Image.fromarray(np.concatenate(lines)).save(path)
+        made = pipeline(examples.prototypes[row].expand(columns, -1), generators)
+        lines[f"identity {examples.faces.identity[row]}"] = [examples.faces.image(row), *made.numpy()]
+    return sheet(lines)
 
 
 def main(
-    images: Annotated[Path, typer.Option(help="Folder of shards of aligned images.")],
+    images: Annotated[Path, typer.Option(help="A set of aligned faces.")],
     encoder: Annotated[Path, typer.Option(help="ONNX file of the identity encoder.")],
-    out: Annotated[Path, typer.Option(help="Folder of results and checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Folder of results.")],
     start: Annotated[Path | None, typer.Option(help="Folder of a generator to go on from.")] = None,
     vae_steps: int = Training.vae_steps,
     steps: int = Training.steps,
@@ -456,10 +456,10 @@ def main(
 ) -> None:
     """Train the embedded world's generator; `Training` states the other sizes."""
     torch.set_num_threads(threads)
-    faces = read_faces(images, encoder, out / "embed")
+    examples = read_examples(images, encoder)
     training = Training(vae_steps=vae_steps, steps=steps, lr=lr, seed=seed)
-    pipeline = train(faces, training, out, start, device)
-    sheet(pipeline, faces, training, out / "samples.png")
+    pipeline = train(examples, training, out, start, device)
+    save_png(out / "samples.png", samples(pipeline, examples))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,10 +90,13 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """What has to be said before the libraries load: where compiled kernels are kept, and that idle threads sleep."""
-    with _loud():
+    if not os.access(Path(__file__).parent, os.W_OK):  # numba would look for a place in the home
         from stages.store import cache_folder
 
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+        with suppress(RuntimeError):  # no home: said by the commands that need one
+            os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @app.command()
@@ -178,19 +181,37 @@ def evaluate(
     ] = None,
     flip: Annotated[bool, typer.Option(help="Add the embedding of the mirror image.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KNOB=VALUE", help="A knob of evaluate or align, as in evaluate.protocol=adaface."),
+    ] = None,
 ) -> None:
     """Measure the backbone on the benchmarks, or any network on any benchmark by path."""
     if backbone is None and benchmark is None:
         return _run("evaluate")
     with _loud():
+        from stages.align.knobs import Align
         from stages.evaluate.knobs import Evaluate
-        from stages.knobs import ParamsError
+        from stages.knobs import ParamsError, check
+        from stages.store import usable_cache
 
+        usable_cache()
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        protocols = Evaluate(flip=flip)
+        blocks: dict[str, dict[str, object]] = {"evaluate": {"flip": flip}, "align": {}}
+        for text in knob or []:
+            name, _, value = text.partition("=")
+            block, _, field = name.partition(".")
+            check(block in blocks and bool(value), f"-S {text}: evaluate.KNOB=VALUE or align.KNOB=VALUE was expected")
+            blocks[block][field] = yaml.safe_load(value)
         importlib.import_module("stages.evaluate.stage").evaluate_file(
-            backbone, benchmark, pairs, out, align=align, channels=channels, params=protocols
+            backbone,
+            benchmark,
+            pairs,
+            out,
+            params=Evaluate(**blocks["evaluate"]),
+            align=Align(**blocks["align"]) if align else None,
+            channels=channels,
         )
 
 
@@ -207,7 +228,9 @@ def doctor(
     """Say what a run has, lacks and will take, before it starts; exit code 1 if it lacks something."""
     with _loud():
         from stages.params import compose, parse
+        from stages.store import usable_cache
 
+        usable_cache()
         params = parse(yaml.safe_load(compose([f"profile={profile}"]))) if profile else _load()
         if not importlib.import_module("stages.doctor").examine(params):
             raise typer.Exit(1)

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from stages.embed.prototypes import identity_sums
 from stages.images import Faces, read_faces
 from stages.knobs import Device, ParamsError, knob, knobs, pick_device
-from stages.pictures import save_png, sheet
+from stages.pictures import Panel, chart, save_chart, save_png, sheet
 from stages.store import Shard, StoreError, replacing, write_json, write_shard
 
 if TYPE_CHECKING:
@@ -192,17 +190,13 @@ def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table
     with replacing(table) as path:
         lines = [f"{low:.2f},{a},{c}" for low, a, c in zip(edges[:-1], *counts.values(), strict=True)]
         path.write_text("\n".join(["similarity,identities,chosen", *lines]) + "\n")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = FigureCanvasAgg(figure).figure.subplots()
-    axes.stairs(counts["all"], edges, fill=True, color="#c9d3dd", label=f"all {len(everyone):,} identities")
-    axes.stairs(counts["chosen"], edges, fill=True, color="#2f6690", label=f"the {len(chosen):,} chosen")
-    if edges[0] <= threshold <= edges[-1]:
-        axes.axvline(threshold, color="#b5482f", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
-    axes.set(xlabel="cosine similarity to the nearest other identity", ylabel="identities")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(picture) as path:
-        figure.savefig(path, format="png", dpi=100)
+    curves = {
+        f"all {len(everyone):,} identities": (edges, counts["all"]),
+        f"the {len(chosen):,} chosen": (edges, counts["chosen"]),
+    }
+    marks = {f"threshold {threshold:g}": threshold} if edges[0] <= threshold <= edges[-1] else {}
+    panel = Panel(curves, "cosine similarity to the nearest other identity", "identities", marks=marks)
+    save_chart(picture, chart([panel], size=(7, 4)))
 
 
 def _closest_pairs(identities: np.ndarray, similarity: np.ndarray, index: np.ndarray, source: Faces) -> np.ndarray:

@@ -75,6 +75,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     - impostor_mean, impostor_max: cosine of two identities' prototypes.
     - diversity: 1 - cosine of two images of an identity; pixel_diversity: `Seen.spread`, without the encoder.
     - frechet_to_target: squared Fréchet distance to the target images' embeddings, with equally many of each.
+    - colour_change, colour_change_max, source_colour_difference: see `colours`.
     - look_to_target: the same of their `look`, each statistic in standard deviations of the target's: an identity
       encoder is trained to see people and not how they were photographed.
 
@@ -166,6 +167,7 @@ def _metrics(params: Params, root: Path, chosen: list[int]) -> dict[str, float |
     }
     for name in made:
         numbers |= {name: made[name], f"source_{name}": given[name]}
+    numbers |= colours(before, after)
     return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -235,6 +237,27 @@ def joined(seen: Sequence[Seen]) -> Seen:
         float(np.mean([some.spread for some in seen])),
         sum(some.without_face for some in seen),
     )
+
+
+def colours(before: Sequence[Seen], after: Sequence[Seen]) -> dict[str, float]:
+    """How far the mean colour of an identity's images moves from source to generated, beyond what all move.
+
+    Args:
+        before, after: of m identities, the source and the generated images.
+
+    Returns:
+        colour_change, colour_change_max: mean and largest of the m distances, in RGB of 0 to 255;
+        source_colour_difference: mean distance between two identities' source images, with which they compare.
+    """
+    source, made = (255 * np.stack([seen.looks[:, :3].mean(axis=0) for seen in some]) for some in (before, after))
+    moved = made - source
+    changes = np.linalg.norm(moved - np.median(moved, axis=0), axis=1)
+    pairs = np.linalg.norm(source[:, None] - source, axis=2)[np.triu_indices(len(source), 1)]
+    return {
+        "colour_change": float(changes.mean()),
+        "colour_change_max": float(changes.max()),
+        "source_colour_difference": float(pairs.mean()),
+    }
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 T = TypeVar("T")
 
 Device = Literal["auto", "cpu", "cuda"]
+PRECISIONS = ("fp32", "bf16", "fp16")
 Precision = Literal["fp32", "bf16", "fp16"]
 Codec = Literal["png", "jpeg", "webp"]
 SMALL = (
@@ -103,6 +104,8 @@ def _check_type(cls: type, name: str, value: Any, prefix: str) -> None:
 
 
 def _say(prefix: str, fault: Any) -> str:
+    if fault["type"] == "value_error":  # of a check that sees several knobs, and names them
+        return str(fault["ctx"]["error"])
     name = ".".join(str(place) for place in fault["loc"])
     expected = next(
         (text.format(**fault.get("ctx", {})) for kind, text in SMALL if kind == fault["type"]), fault["msg"]

@@ -3,32 +3,42 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from stages import doctor
+from stages.align import stage as align_stage
 from stages.cli import app
-from stages.fetch import official
+from stages.embed import stage as embed_stage
+from stages.fetch import costs as fetch_costs
+from stages.fetch import library
 from stages.fetch.catalogue import load
-from stages.fetch.official import Finding
 from stages.params import Params, compose, parse
-from stages.train.backbones import create_backbone
+from stages.run import machine
+from stages.train.costs import flops
+from stages.train.networks import create_backbone
+from stages.transfer.arc2face.knobs import SD15_DECODER, SD15_UNET
 from tests.test_params import CONF
+
+RATE = 1e12
 
 
 @pytest.fixture(scope="module")
 def paper():
-    return parse(Params, yaml.safe_load(compose(["profile=paper"], CONF)))
+    return parse(yaml.safe_load(compose(["profile=paper"], CONF)))
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """No measurement of this machine."""
-    monkeypatch.setattr(doctor, "matmul_rate", lambda device, precision: 1e12)
-    monkeypatch.setattr(doctor, "detection_seconds", lambda params: 0.01)
-    monkeypatch.setattr(doctor, "flops", lambda backbone: 1e9)
-    monkeypatch.setattr(doctor, "gpu_bytes", lambda params: 10**9)
+    monkeypatch.setattr(machine, "convolution_rate", lambda device, precision: RATE)
+    for module in (embed_stage, align_stage):
+        monkeypatch.setattr(module, "detection_seconds", lambda align, side: 0.01)
+    monkeypatch.setattr("stages.judge.detection_seconds", lambda align, side: 0.01)
+    monkeypatch.setattr(embed_stage, "encoder_seconds", lambda path, machine: 0.01)
+    monkeypatch.setattr("stages.judge.encoder_seconds", lambda path, machine: 0.01)
 
 
 def examine(params, root):
@@ -40,41 +50,37 @@ def test_a_bare_machine_lacks_what_the_paper_needs_and_is_told_which_licences(pa
     fine, text = examine(paper, tmp_path)
     assert not fine
     assert "lacks digiface-1m, ffhq, insightface-bins, arc2face, sd15" in text
+    assert "dvc exp run -S profile=paper" in text  # `r2r fetch` alone would fetch what params.yaml names
     for name in ("R-UDA-1.0", "CC-BY-NC-SA-4.0", "CreativeML-OpenRAIL-M", "24.4 GB"):
         assert name in text
     assert list(tmp_path.iterdir()) == []  # it only looks
 
 
 def test_a_machine_that_has_all_is_fine(paper, tmp_path, quick, monkeypatch):
-    entries = [load()[name] for name in ("digiface-1m", "ffhq")]
-    monkeypatch.setattr(official, "inspect", lambda *_: [Finding(entry, "present") for entry in entries])
+    found = [library.Finding(load()[name], "present") for name in ("digiface-1m", "ffhq")]
+    monkeypatch.setattr(library, "inspect", lambda *_: found)
     monkeypatch.setattr(doctor, "free_space", lambda path: 10**12)
     fine, text = examine(paper, tmp_path)
     assert fine
     assert "lacks" not in text
-    for stage in ("fetch", "embed", "gap", "synthesize", "align", "train", "evaluate"):
+    for stage in ("fetch", "embed", "gap", "synthesize", "judge", "align", "train", "evaluate"):
         assert f"\n{stage} " in text
 
 
-def test_a_disk_that_is_too_small_is_not_fine(paper, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(official, "inspect", lambda *_: [])
-    monkeypatch.setattr(doctor, "free_space", lambda path: doctor.derived_bytes(paper))  # without the spare gigabyte
-    assert not examine(paper, tmp_path)[0]
-
-
-def test_the_embedded_profile_needs_nothing_but_its_own_files(tmp_path, quick):
-    fine, text = examine(Params(), tmp_path)
+def test_a_disk_that_is_too_small_is_said(paper, tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(library, "inspect", lambda *_: [])
+    monkeypatch.setattr(doctor, "free_space", lambda path: 10**9)
+    fine, text = examine(paper, tmp_path)
     assert not fine
-    assert "stages/embed/encoder.onnx" in text
-    (tmp_path / "stages/embed").mkdir(parents=True)
-    (tmp_path / "stages/embed/encoder.onnx").touch()
-    assert examine(Params(), tmp_path)[0]
+    assert "too small: disk" in text
 
 
 def test_what_the_generation_reads_is_looked_for(tmp_path, quick):
-    text = examine(Params(method="arc2face"), tmp_path)[1]
-    for name in ("arc2face.weights", "synthesize.judge"):
+    fine, text = examine(Params(method="arc2face"), tmp_path)
+    assert not fine
+    for name in ("embed.encoder", "transfer.weights", "judge.encoder"):
         assert re.search(rf"{name}\s+missing", text), name
+    assert "transfer.weights" not in examine(Params(), tmp_path)[1]
 
 
 def test_the_exit_code_says_it(tmp_path, monkeypatch, quick):
@@ -86,19 +92,22 @@ def test_the_exit_code_says_it(tmp_path, monkeypatch, quick):
 
 
 def test_work_is_counted(paper, tmp_path, quick):
-    works = {work.stage: work.seconds for work in doctor.estimate(paper, tmp_path, 0)}
-    images, rate = 400_000, 1e12 * doctor.EFFICIENCY
-    assert works["train"] == pytest.approx(3 * 30 * images * 1e9 / rate)
-    assert works["synthesize"] == pytest.approx(images * (50 * doctor.SD15_UNET + doctor.SD15_DECODER) / rate)
-    assert doctor.source_images(paper) == 1_219_995
-    assert doctor.source_images(Params(n_ids=200)) == 250 * 10
-    assert "synthesize" not in {work.stage for work in doctor.estimate(replace(paper, method="none"), tmp_path, 0)}
+    import importlib
+
+    here = machine.Machine()
+    works = {name: importlib.import_module(name).cost(paper, tmp_path, here) for name in doctor.COSTS}
+    images, rate = 400_000, RATE * machine.EFFICIENCY
+    assert works["stages.train.costs"].seconds == pytest.approx(3 * 30 * images * flops("ir_50") / rate)
+    expected = images * (50 * SD15_UNET + SD15_DECODER) / rate
+    assert works["stages.synthesize"].seconds == pytest.approx(expected)
+    assert works["stages.embed.stage"].what == f"{1_219_995 + 1000:,} images"
+    none = replace(paper, method="none", transfer=None)
+    assert importlib.import_module("stages.synthesize").cost(none, tmp_path, here) is None
+    assert fetch_costs.work(Params(n_ids=200), tmp_path)[0] == 6720
 
 
 def test_operations_are_those_of_the_layers():
     """iresnet_tiny's convolutions and its dense layer, by hand: 2 x multiply-adds."""
-    import torch
-
     total = 0
 
     def count(module, inputs, output):
@@ -111,7 +120,7 @@ def test_operations_are_those_of_the_layers():
             module.register_forward_hook(count)
     with torch.no_grad():
         network(torch.zeros(1, 3, 112, 112))
-    assert doctor.flops("iresnet_tiny") == total
+    assert flops("iresnet_tiny") == total
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ STAGES = ["fetch", "embed", "filter", "gap", "fit", "synthesize", "judge", "alig
 # What a room lends to others, whatever their place in the flow: on the floor below the stages.
 LENT = {
     "align": {"stages.align.faces", "stages.align.mtcnn", "stages.align.warp", "stages.align.knobs", "stages.align"},
-    "train": {"stages.train.backbones", "stages.train"},
+    "train": {f"stages.train{name}" for name in ("", ".backbones", ".networks", ".costs")},
 }
 GROUND = ["store", "knobs", "run", "images", "measures", "pictures", "training"]
 

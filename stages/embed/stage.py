@@ -26,6 +26,7 @@ from stages.run import Job, Part, threads
 from stages.run import run as run_job
 from stages.run.machine import Machine, Work
 from stages.store import Shard, StoreError, fingerprint, write_json, write_shard
+from stages.store.manifest import check_manifest
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -61,6 +62,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
         StoreError: no such encoder, an image that does not decode, or whose embedding is zero or not finite.
     """
     knobs, folder = params.embed, root / "data/embed"
+    for place in ("source", "target"):
+        check_manifest(root / "data" / place)
     source, target = read_faces(root / "data/source"), Archive(root / "data/target/target.zip")
     parts = [(folder / "source" / f"{name}.h5", source, rows) for name, rows in source.parts()]
     parts.append((folder / "target.h5", target, np.arange(len(target))))

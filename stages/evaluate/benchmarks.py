@@ -8,6 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.store import StoreError
+
+
+class ProtocolError(StoreError):
+    """What a protocol cannot be measured on, such as fewer pairs than folds; the message says what and where."""
+
 
 @dataclass(frozen=True)
 class Landmarks:

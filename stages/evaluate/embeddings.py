@@ -1,7 +1,7 @@
 """Images to raw embeddings: any network over any benchmark, computed once and kept in the cache folder.
 
-The cache (`$R2R_CACHE/embeddings`, by default under `~/.cache/render2real`) is keyed by the network's bytes, the
-benchmark's images and how they were cropped, so that a protocol runs again in seconds.
+They are kept by the network's bytes, the content of the benchmark's images, how these were cropped, and the kind of
+device, so that a protocol runs again in seconds.
 
 Notation: n images, v views (the image, and with flip its mirror image), d dimensions.
 """
@@ -19,15 +19,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stages.align import align_images
-from stages.align.mtcnn import MTCNN
-from stages.align.warp import centre_crop, similarity, warp
+from stages.align.faces import CODE as ALIGN_CODE
+from stages.align.faces import align_images, detection, detector
+from stages.align.knobs import Align
+from stages.align.warp import SIZE, centre_crop, similarity, warp
 from stages.embed.encoder import Encoder
 from stages.evaluate.benchmarks import Images
-from stages.params import pick_device
-from stages.store import Shard, StoreError, cache_folder, decode, file_digest, fingerprint, is_current, write_shard
-from stages.train.backbones import SIZE, load_backbone, normalise
+from stages.knobs import ParamsError, pick_device
+from stages.run import cores
+from stages.store import Shard, StoreError, adding, decode, file_digest, find, fingerprint, locked, write_shard
+from stages.train.backbones import load_backbone, normalise
 
+CODE = ("evaluate/embeddings", "train/networks", "train/backbones", "embed/encoder", *ALIGN_CODE)
+FEW = 16  # photographs in memory at a time, where a face is sought
 BEYOND = 0.5  # of the image's longer side: landmarks of a profile may lie outside by less
 
 
@@ -38,12 +42,14 @@ class Network:
     Attributes:
         digest: SHA-256 of its file.
         channels: `rgb` or `bgr`, the order it is fed.
+        device: the kind that it runs on, `cpu` or `cuda`.
         forward: [b, 112, 112, 3] uint8 RGB -> [b, d] float32, raw.
     """
 
     path: Path
     digest: str
     channels: str
+    device: str
     forward: Callable[[np.ndarray], np.ndarray]
 
 
@@ -56,29 +62,31 @@ def load_network(path: Path, channels: str | None = None, device: str = "auto") 
         device: `auto`, `cpu` or `cuda`, of a torch network.
 
     Raises:
+        ParamsError: `channels` is something else, or there is no such device.
         StoreError: no such file, or no such network.
     """
     if channels not in (None, "rgb", "bgr"):
-        raise StoreError(f"channels {channels!r}: rgb or bgr")
-    if path.suffix == ".onnx":
+        raise ParamsError(f"channels is {channels!r}: rgb or bgr")
+    if path.suffix.lower() == ".onnx":
         encoder = Encoder(path)
         swap = channels == "bgr"
         return Network(
             path,
             file_digest(path),
             channels or "rgb",
+            encoder.device,
             lambda images: encoder.embed(images[..., ::-1] if swap else images),
         )
     backbone, card = load_backbone(path)
     order = channels or card.channels
-    place = torch.device(pick_device(device, "evaluate.device"))
+    place = pick_device(device, "evaluate.device")
     backbone.to(place)
 
     @torch.inference_mode()
     def forward(images: np.ndarray) -> np.ndarray:
         return backbone(normalise(torch.from_numpy(images).to(place), order)).float().cpu().numpy()
 
-    return Network(path, file_digest(path), order, forward)
+    return Network(path, file_digest(path), order, place, forward)
 
 
 @dataclass(frozen=True)
@@ -90,32 +98,43 @@ class Embeddings:
 
 
 def embed(
-    network: Network, images: Images, *, flip: bool, align: bool, batch_size: int, bar: tqdm | None = None
+    network: Network, images: Images, *, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None = None
 ) -> Embeddings:
     """Embed every image, and with `flip` its mirror image; from the cache where they are there.
+
+    Args:
+        network: the network.
+        images: the images.
+        flip: see them mirrored too.
+        align: how a face is found in images that are neither aligned nor have landmarks; None crops their centre.
+        batch_size: images at a time.
+        bar: is moved on by the images.
 
     Raises:
         StoreError: an image that does not decode, landmarks far outside of their image, or an embedding that is not
             finite.
     """
     crop = crop_mode(images, align)
-    key = fingerprint(
-        network.digest,
-        network.channels,
-        images.digest,
-        crop,
-        flip,
-        code=["evaluate/embeddings", "train/backbones", "embed/encoder", "align"],
-    )
-    path = cache_folder() / "embeddings" / f"{key[:40]}.h5"
-    if is_current(path, key):
-        with Shard(path) as shard:
-            views = [shard["image"], *([shard["mirror"]] if flip else [])]
-            found = shard["found"].astype(bool)
-        if bar is not None:
-            bar.update(len(images))
-        return Embeddings(np.stack(views), found)
+    detected = detection(align) if align and crop == "detection" else None
+    of_network = (network.digest, network.channels, network.device)
+    key = fingerprint(*of_network, images.digest, crop, detected, flip, code=CODE)
+    with locked("evaluate", key):
+        entry = find("evaluate", key)
+        if entry is None:
+            result = _embed(network, images, flip, align, batch_size, bar)
+            names = ("image", "mirror")[: len(result.views)]
+            with adding("evaluate", key, "content.h5") as draft:
+                write_shard(draft.path, {**dict(zip(names, result.views, strict=True)), "found": result.found})
+            return result
+    if bar is not None:
+        bar.update(len(images))
+    with Shard(entry.path) as shard:
+        return Embeddings(np.stack([shard[name] for name in ("image", "mirror")[: 1 + flip]]), shard["found"])
 
+
+def _embed(
+    network: Network, images: Images, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None
+) -> Embeddings:
     views_of: list[list[np.ndarray]] = [[], []] if flip else [[]]
     found_of = []
     for begin in range(0, len(images), batch_size):
@@ -130,13 +149,10 @@ def embed(
                 raise StoreError(f"{network.path}: its embedding of {name} is not finite; the network is broken")
         if bar is not None:
             bar.update(len(numbers))
-    result = Embeddings(np.stack([np.concatenate(outputs) for outputs in views_of]), np.concatenate(found_of))
-    names = ("image", "mirror")[: len(views_of)]
-    write_shard(path, {**dict(zip(names, result.views, strict=True)), "found": result.found}, fingerprint=key)
-    return result
+    return Embeddings(np.stack([np.concatenate(outputs) for outputs in views_of]), np.concatenate(found_of))
 
 
-def crop_mode(images: Images, align: bool) -> str:
+def crop_mode(images: Images, align: Align | None) -> str:
     """How an image becomes 112 x 112: `given`, by `landmarks`, by `detection`, or the `centre`."""
     if images.aligned:
         return "given"
@@ -145,41 +161,40 @@ def crop_mode(images: Images, align: bool) -> str:
     return "detection" if align else "centre"
 
 
-def load(images: Images, numbers: Sequence[int], align: bool) -> tuple[np.ndarray, np.ndarray]:
+def load(images: Images, numbers: Sequence[int], align: Align | None) -> tuple[np.ndarray, np.ndarray]:
     """Decode and crop: [b, 112, 112, 3] uint8 RGB, and whether a face was found in each [b].
 
     An image in which none is found is cropped to its centre, so that every pair is measured.
     """
     crop = crop_mode(images, align)
-    decoded = list(_threads().map(decode, [images.encoded(number) for number in numbers], _names(images, numbers)))
-    found = np.ones(len(decoded), bool)
-    if crop == "given":
-        cropped = [short_side(image, SIZE) for image in decoded]
-        for image, number in zip(cropped, numbers, strict=True):
-            if image.shape[:2] != (SIZE, SIZE):
-                raise StoreError(f"{images.names[number]}: {image.shape[1]} x {image.shape[0]} px is not square")
-    elif crop == "landmarks":
-        cropped = list(_threads().map(lambda image, number: by_landmarks(images, image, number), decoded, numbers))
-    elif crop == "detection":
-        aligned = align_images(decoded, _detector())
-        return aligned.images, aligned.found
-    else:
-        cropped = [centre_crop(image) for image in decoded]
-    return np.stack(cropped), found
 
+    def decoded(number: int) -> np.ndarray:
+        return decode(images.encoded(number), str(images.names[number]))
 
-def _names(images: Images, numbers: Sequence[int]) -> list[str]:
-    return [str(images.names[number]) for number in numbers]
+    def cropped(number: int) -> np.ndarray:
+        image = decoded(number)
+        if crop == "landmarks":
+            return by_landmarks(images, image, number)
+        if crop == "centre":
+            return centre_crop(image)
+        image = short_side(image, SIZE)
+        if image.shape[:2] != (SIZE, SIZE):
+            raise StoreError(f"{images.names[number]}: {image.shape[1]} x {image.shape[0]} px is not square")
+        return image
+
+    if align is None or crop != "detection":
+        return np.stack(list(_threads().map(cropped, numbers))), np.ones(len(numbers), bool)
+    few = [numbers[begin : begin + FEW] for begin in range(0, len(numbers), FEW)]
+    parts = [align_images(list(_threads().map(decoded, some)), _detector(align)) for some in few]
+    return np.concatenate([part.images for part in parts]), np.concatenate([part.found for part in parts])
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor()
+    return ThreadPoolExecutor(cores())
 
 
-@cache
-def _detector() -> MTCNN:
-    return MTCNN()
+_detector = cache(detector)
 
 
 def short_side(image: np.ndarray, size: int) -> np.ndarray:

@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from stages.evaluate.benchmarks import ProtocolError
+
 
 @dataclass(frozen=True)
 class Roc:
@@ -102,13 +104,16 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
         same: [n] bool, True for a genuine pair.
 
     Raises:
-        ValueError: no pairs, arrays of different length, or a score that is not finite.
+        ValueError: arrays of different length.
+        ProtocolError: no pairs, or a score that is not finite.
     """
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
-    if scores.shape != same.shape or scores.ndim != 1 or not len(scores):
+    if scores.shape != same.shape or scores.ndim != 1:
         raise ValueError(f"scores {scores.shape} and labels {same.shape}: two equally long vectors were expected")
+    if not len(scores):
+        raise ProtocolError("no pairs")
     if not np.isfinite(scores).all():
-        raise ValueError(f"score {int(np.argmin(np.isfinite(scores)))} is not finite")
+        raise ProtocolError(f"score {int(np.argmin(np.isfinite(scores)))} is not finite")
     rising = np.sort(scores)
     first = np.flatnonzero(np.r_[True, rising[1:] != rising[:-1]])[::-1]
     thresholds = rising[first]

@@ -1,14 +1,11 @@
 """Verification of labelled pairs: the accuracy over folds of LFW, CFP-FP, CPLFW, CALFW, AgeDB-30 and RFW.
 
-The threshold of a fold is the one that is best on the other folds, from a fixed grid; the accuracy of the fold is
-measured with it; the benchmark's number is the mean over the folds, with the standard deviation at ddof 0.
+A pair is accepted where the squared distance of its unit vectors is less than the threshold. The threshold of a fold is
+the one that is best on the other folds, the first of np.arange(0, 4, 0.01) where several are; the accuracy of the fold
+is measured with it; the benchmark's number is the mean over the folds, with the standard deviation at ddof 0. The folds
+are not shuffled, so the order of the pairs matters. This is the rule of insightface (eval/verification.py) and of
+AdaFace (evaluate_utils.py) alike.
 
-Two variants, which differ in the score and on which side of the threshold a tie falls:
-
-- `insightface` (eval/verification.py): squared distance of unit vectors, accepted where distance < threshold;
-- `adaface` (evaluate_utils.py): cosine, accepted where cosine > threshold, on the same grid.
-
-Both take the first best of np.arange(0, 4, 0.01) and unshuffled folds, so the order of the pairs matters.
 A fold's counts at all thresholds are one histogram and one cumulative sum.
 
 Notation: n pairs, d dimensions, k folds.
@@ -20,8 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-VARIANTS = ("insightface", "adaface")
+from stages.evaluate.benchmarks import ProtocolError
+
 GRID = np.arange(0, 4, 0.01)
+FINE = np.arange(0, 4, 0.001)  # of the validation rate
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,15 @@ class Accuracy:
 
     Attributes:
         folds: [k] float64, accuracy of each test fold in [0, 1].
-        thresholds: [k] float64, the threshold of each fold, in the variant's score.
+        thresholds: [k] float64, the threshold of each fold, a squared distance.
+        fpr, tpr: [400] float64, share of the impostor and of the genuine pairs that are accepted at each threshold of
+            `GRID`, mean over the test folds; a fold without such pairs counts as 0.
     """
 
     folds: np.ndarray
     thresholds: np.ndarray
+    fpr: np.ndarray
+    tpr: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -54,13 +57,13 @@ def fuse(views: np.ndarray) -> np.ndarray:
     scikit-learn's `normalize`.
 
     Raises:
-        ValueError: an embedding is not finite.
+        ProtocolError: an embedding is not finite.
     """
     fused = np.sum(views, axis=0, dtype=np.float64)
     squared = np.einsum("nd,nd->n", fused, fused)
     if not np.isfinite(squared).all():
         broken = int(np.argmin(np.isfinite(squared)))
-        raise ValueError(f"the embedding of image {broken} is not finite: the network is broken or its input is")
+        raise ProtocolError(f"the embedding of image {broken} is not finite: the network is broken or its input is")
     norms = np.sqrt(squared)
     norms[norms == 0] = 1
     fused /= norms[:, None]
@@ -80,9 +83,7 @@ def distances(left: np.ndarray, right: np.ndarray, block: int = 256) -> np.ndarr
     return result
 
 
-def accuracy(
-    left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: int = 10, variant: str = "insightface"
-) -> Accuracy:
+def accuracy(left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: int = 10) -> Accuracy:
     """Accuracy over folds of pairs of unit vectors.
 
     Args:
@@ -90,43 +91,65 @@ def accuracy(
         right: [n, d] unit vectors, the second.
         same: [n] bool, True for a genuine pair.
         folds: of consecutive pairs; 1 chooses the threshold on the pairs it is measured on, as insightface's LFold.
-        variant: one of `VARIANTS`.
 
     Raises:
-        ValueError: shapes that do not fit, fewer pairs than folds, an unknown variant, a score that is not finite.
+        ValueError: shapes that do not fit.
+        ProtocolError: fewer pairs than folds, or a score that is not finite.
     """
-    if not len(left) == len(right) == len(same):
-        raise ValueError(f"{len(left)} and {len(right)} embeddings, {len(same)} labels: equal numbers were expected")
-    if variant == "insightface":
-        scores = distances(left, right)
-        crossing = np.searchsorted(GRID, scores, side="right")  # the first threshold above the distance
-    elif variant == "adaface":
-        scores = np.einsum("nd,nd->n", left, right)
-        crossing = np.searchsorted(GRID, scores, side="left")  # the first threshold not below the cosine
-    else:
-        raise ValueError(f"variant {variant!r}: one of {', '.join(VARIANTS)}")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"the score of pair {int(np.argmin(np.isfinite(scores)))} is not finite")
-
-    counts = _histogram(crossing, np.asarray(same, bool), folds)
-    passed = counts.cumsum(axis=2)[..., :-1]  # crossed at this threshold or before it
+    scores, same, fold = _scored(left, right, same, folds)
+    crossing = np.searchsorted(GRID, scores, side="right")  # the first threshold above the distance
+    bins = len(GRID) + 1
+    counts = np.bincount((fold * 2 + same) * bins + crossing, minlength=folds * 2 * bins).reshape(folds, 2, bins)
+    accepted = counts.cumsum(axis=2)[..., :-1]
     totals = counts.sum(axis=2, keepdims=True)
-    accepted = passed if variant == "insightface" else totals - passed
     correct = accepted[:, 1] + (totals - accepted)[:, 0]
 
     train = correct.sum(axis=0) - correct if folds > 1 else correct
     best = train.argmax(axis=1)
-    return Accuracy(correct[np.arange(folds), best] / totals.sum(axis=(1, 2)), GRID[best])
+    fpr, tpr = (accepted / np.maximum(totals, 1)).mean(axis=0)
+    return Accuracy(correct[np.arange(folds), best] / totals.sum(axis=(1, 2)), GRID[best], fpr, tpr)
 
 
-def _histogram(crossing: np.ndarray, same: np.ndarray, folds: int) -> np.ndarray:
-    """[folds, 2, len(GRID) + 1] int64: impostor and genuine pairs of each fold by the threshold that they cross at."""
-    pairs = len(crossing)
+def validation(left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: int, far: float) -> float | None:
+    """insightface's VAL@FAR: the share of the genuine pairs accepted at the threshold that has this FAR on other folds.
+
+    The threshold lies on the straight line between the last of np.arange(0, 4, 0.001) whose FAR on the other folds is
+    not above `far` and the next; 0 where none reaches `far`. insightface asks SciPy for that line, which refuses
+    thresholds of equal FAR since 1.10.
+
+    Args:
+        left, right, same, folds: as of `accuracy`.
+        far: in ]0, 1[.
+
+    Returns:
+        Mean over the folds, in [0, 1]; None where the other folds have fewer than 1 / far impostor pairs, or a fold has
+        no genuine pair.
+    """
+    scores, same, fold = _scored(left, right, same, folds)
+    rates = []
+    for number in range(folds):
+        impostors = np.sort(scores[~same & ((fold != number) | (folds == 1))])
+        genuine = scores[same & (fold == number)]
+        if far * len(impostors) < 1 or not len(genuine):
+            return None
+        fars = np.searchsorted(impostors, FINE, side="left") / len(impostors)
+        threshold = np.interp(far, fars, FINE) if fars[-1] >= far else 0.0
+        rates.append(np.mean(genuine < threshold))
+    return float(np.mean(rates))
+
+
+def _scored(
+    left: np.ndarray, right: np.ndarray, same: np.ndarray, folds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Squared distance, label and fold of each pair."""
+    pairs = len(left)
+    if not pairs == len(right) == len(same):
+        raise ValueError(f"{pairs} and {len(right)} embeddings, {len(same)} labels: equal numbers were expected")
     if not 1 <= folds <= pairs:
-        raise ValueError(f"{pairs} pairs in {folds} folds: at least one pair a fold is needed")
+        raise ProtocolError(f"{pairs} pairs in {folds} folds: at least one pair a fold is needed")
+    scores = distances(left, right)
+    if not np.isfinite(scores).all():
+        raise ProtocolError(f"the score of pair {int(np.argmin(np.isfinite(scores)))} is not finite")
     sizes = np.full(folds, pairs // folds)
     sizes[: pairs % folds] += 1  # as scikit-learn's KFold
-    fold = np.repeat(np.arange(folds), sizes)
-    bins = len(GRID) + 1
-    counts = np.bincount((fold * 2 + same) * bins + crossing, minlength=folds * 2 * bins)
-    return counts.reshape(folds, 2, bins)
+    return scores, np.asarray(same, bool), np.repeat(np.arange(folds), sizes)

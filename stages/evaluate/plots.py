@@ -1,4 +1,4 @@
-"""Curves, histograms and picture sheets; equal numbers give equal bytes."""
+"""Tables, curves, histograms and sheets of scored pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
 
 from stages.evaluate.metrics import Roc
+from stages.evaluate.pairs import GRID, Accuracy
+from stages.pictures import Panel, chart, save_chart, save_png, sheet
 from stages.store import replacing
 
 POINTS = 500  # of a curve in a file
 BINS = np.linspace(-1, 1, 101)  # of the score histogram, cosines
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> FAR [k], TAR [k]
 
 
 def write_roc_csv(path: Path, roc: Roc) -> None:
@@ -27,6 +29,12 @@ def write_roc_csv(path: Path, roc: Roc) -> None:
         corners = corners[np.unique(np.r_[by_far, evenly])]
     columns = (roc.far[corners], roc.tar[corners], roc.thresholds[corners])
     _write_csv(path, ("fpr", "tpr", "threshold"), zip(*columns, strict=True))
+
+
+def write_folds_csv(path: Path, accuracy: Accuracy) -> None:
+    """Columns threshold (squared distance), fpr, tpr: insightface's curve, the mean over the folds."""
+    columns = (GRID, accuracy.fpr, accuracy.tpr)
+    _write_csv(path, ("threshold", "fpr", "tpr"), zip(*columns, strict=True))
 
 
 def write_scores_csv(path: Path, scores: np.ndarray, same: np.ndarray) -> None:
@@ -48,45 +56,39 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[float]
         writer.writerows([f"{value:.6g}" for value in row] for row in rows)
 
 
+def roc_panel(curves: Curves) -> Panel:
+    """TAR over FAR."""
+    return Panel(curves, "false accept rate (FAR)", "true accept rate (TAR)", log="x")
+
+
+def det_panel(curves: Curves) -> Panel:
+    """FRR = 1 - TAR over FAR."""
+    frr = {label: (far, 1 - tar) for label, (far, tar) in curves.items()}
+    return Panel(frr, "false accept rate (FAR)", "false reject rate (FRR)", log="xy")
+
+
 def draw_roc(path: Path, curves: Mapping[str, Roc]) -> None:
-    """TAR over FAR, FAR on a log axis."""
-    figure = Figure(figsize=(7, 5), dpi=100)
-    axes = figure.add_subplot(xscale="log", xlabel="FAR", ylabel="TAR", ylim=(0, 1.01), title="ROC")
-    for name, roc in curves.items():
-        axes.plot(
-            roc.far[roc.corners], roc.tar[roc.corners], label=f"{name} (AUC {100 * roc.auc():.2f} %)", linewidth=1.2
-        )
-    _finish(figure, path)
+    """TAR over FAR."""
+    labelled = {f"{name} (AUC {100 * roc.auc():.2f} %)": _corners(roc) for name, roc in curves.items()}
+    save_chart(path, chart([roc_panel(labelled)], "ROC"))
 
 
 def draw_det(path: Path, curves: Mapping[str, Roc]) -> None:
-    """FRR = 1 - TAR over FAR, both on log axes."""
-    figure = Figure(figsize=(7, 5), dpi=100)
-    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="FAR", ylabel="FRR", title="DET")
-    for name, roc in curves.items():
-        axes.plot(
-            roc.far[roc.corners], 1 - roc.tar[roc.corners], label=f"{name} (EER {100 * roc.eer():.2f} %)", linewidth=1.2
-        )
-    _finish(figure, path)
+    """FRR over FAR."""
+    labelled = {f"{name} (EER {100 * roc.eer():.2f} %)": _corners(roc) for name, roc in curves.items()}
+    save_chart(path, chart([det_panel(labelled)], "DET"))
+
+
+def _corners(roc: Roc) -> tuple[np.ndarray, np.ndarray]:
+    return roc.far[roc.corners], roc.tar[roc.corners]
 
 
 def draw_scores(path: Path, name: str, scores: np.ndarray, same: np.ndarray) -> None:
     """Histogram of the genuine and of the impostor scores."""
-    figure = Figure(figsize=(7, 4), dpi=100)
-    axes = figure.add_subplot(xlabel="cosine similarity", ylabel="share of the pairs (%)", title=name)
-    for shares, label in zip(_shares(scores, same), ("genuine", "impostor"), strict=True):
-        axes.stairs(shares, BINS, label=label, fill=True, alpha=0.5)
-    _finish(figure, path)
-
-
-def _finish(figure: Figure, path: Path) -> None:
-    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.92)
-    (axes,) = figure.axes
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})
+    histograms = {
+        label: (BINS, shares) for label, shares in zip(("genuine", "impostor"), _shares(scores, same), strict=True)
+    }
+    save_chart(path, chart([Panel(histograms, "cosine similarity", "share of the pairs (%)")], name, (7, 4)))
 
 
 def draw_pairs(path: Path, rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, float]]]) -> None:
@@ -94,22 +96,7 @@ def draw_pairs(path: Path, rows: Mapping[str, Sequence[tuple[np.ndarray, np.ndar
 
     Images are [h, w, 3] uint8 RGB of one size.
     """
-    margin, text = 6, 16
-    shown = [pair for pairs in rows.values() for pair in pairs]
-    height, width = shown[0][0].shape[:2] if shown else (0, 0)
-    columns = max((len(pairs) for pairs in rows.values()), default=0)
-    row_height = 2 * text + 2 * height + 2 * margin
-    sheet = Image.new(
-        "RGB", (max(columns * (width + margin) + margin, 200), max(len(rows) * row_height, text)), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for row, (title, pairs) in enumerate(rows.items()):
-        top = row * row_height
-        draw.text((margin, top + 2), title, fill="black")
-        for column, (left, right, score) in enumerate(pairs):
-            x = margin + column * (width + margin)
-            sheet.paste(Image.fromarray(left), (x, top + text))
-            sheet.paste(Image.fromarray(right), (x, top + text + height))
-            draw.text((x, top + text + 2 * height + 2), f"{score:.3f}", fill="black")
-    with replacing(path) as partial:
-        sheet.save(partial, "PNG")
+    stacked = {title: [np.vstack(pair[:2]) for pair in pairs] for title, pairs in rows.items()}
+    captions = {title: [f"{pair[2]:.3f}" for pair in pairs] for title, pairs in rows.items()}
+    height = max((len(image) for images in stacked.values() for image in images), default=1)
+    save_png(path, sheet(stacked, height, captions))

@@ -22,7 +22,10 @@ import numba
 import numpy as np
 from scipy import sparse
 
+from stages.evaluate.benchmarks import ProtocolError
+
 FPIRS = (1e-2, 1e-1)
+RANKS = (1, 5, 10)
 PROTOCOLS = ("insightface", "galleries")
 
 
@@ -42,7 +45,8 @@ def contributions(views: np.ndarray, detector_scores: np.ndarray, variant: Varia
     """What each image adds to its medium: [v, n, d] raw embeddings and [n] scores -> [n, d] of the views' dtype.
 
     Raises:
-        ValueError: F1 without the mirrored view, or an embedding that is not finite.
+        ValueError: F1 without the mirrored view.
+        ProtocolError: an embedding that is not finite.
     """
     if variant.flip and len(views) < 2:
         raise ValueError(f"{variant} adds the mirror image: its embeddings are missing")
@@ -50,7 +54,7 @@ def contributions(views: np.ndarray, detector_scores: np.ndarray, variant: Varia
     squared = np.einsum("nd,nd->n", features, features)
     if not np.isfinite(squared).all():
         broken = int(np.argmin(np.isfinite(squared)))
-        raise ValueError(f"the embedding of image {broken} is not finite: the network is broken or its input is")
+        raise ProtocolError(f"the embedding of image {broken} is not finite: the network is broken or its input is")
     if not variant.norm:
         unit(features)
     if variant.detector:
@@ -109,7 +113,7 @@ def scores(ids: np.ndarray, templates: np.ndarray, first: np.ndarray, second: np
         second: [p] template numbers.
 
     Raises:
-        ValueError: a pair names a template that has no image; the message says which pair and which template.
+        ProtocolError: a pair names a template that has no image; the message says which pair and which template.
     """
     return _dots(templates, rows_of(ids, first), rows_of(ids, second))
 
@@ -118,13 +122,13 @@ def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Index in the rising `ids` of each wanted number.
 
     Raises:
-        ValueError: a number that is not among them, with the place where it is first wanted.
+        ProtocolError: a number that is not among them, with the place where it is first wanted.
     """
     rows = np.searchsorted(ids, wanted)
     unknown = ids[np.minimum(rows, len(ids) - 1)] != wanted
     if unknown.any():
         place = int(np.argmax(unknown))
-        raise ValueError(f"row {place + 1} names template {wanted[place]}, which has no image")
+        raise ProtocolError(f"row {place + 1} names template {wanted[place]}, which has no image")
     return rows
 
 
@@ -146,7 +150,7 @@ class Identification:
     """1:N search.
 
     Attributes:
-        rank: {1: share of the mated probes whose mate is first, 5: among the first five}.
+        rank: {k: share of the mated probes whose mate is among the first k}, for k = 1, 5 and 10.
         tpir: {FPIR: share of the mated probes whose mate scores above the threshold}.
     """
 
@@ -172,14 +176,15 @@ def identify(
             ceil(x m)-th greatest of their m best scores), and the rates are averaged.
 
     Raises:
-        ValueError: an unknown protocol, a subject twice in a gallery, a probe without a mate (`insightface`), or a
-            gallery without mated or without non-mated probes (`galleries`).
+        ValueError: an unknown protocol.
+        ProtocolError: a subject twice in a gallery, a probe without a mate (`insightface`), or a gallery without mated
+            or without non-mated probes (`galleries`).
     """
     if protocol == "insightface":
         templates = np.concatenate([templates for templates, _ in galleries])
         mates = _mates(probe_subjects, np.concatenate([subjects for _, subjects in galleries]))
         if (mates < 0).any():
-            raise ValueError(f"subject {probe_subjects[np.argmin(mates)]} of a probe is in no gallery")
+            raise ProtocolError(f"subject {probe_subjects[np.argmin(mates)]} of a probe is in no gallery")
         ranks, mated, others = _search(probes, templates, mates, math.ceil(len(probes) * max(FPIRS)))
         pool_of_impostors = np.sort(others, axis=None)[::-1]
         return _rates(ranks, mated, pool_of_impostors, len(probes))
@@ -190,7 +195,7 @@ def identify(
         mates = _mates(probe_subjects, subjects)
         known = mates >= 0
         if known.all() or not known.any():
-            raise ValueError(f"gallery {number}: probes with a mate in it and probes without one were expected")
+            raise ProtocolError(f"gallery {number}: probes with a mate in it and probes without one were expected")
         ranks, mated, others = _search(probes, templates, mates, 1)
         best = np.sort(others[~known, 0])[::-1]
         parts.append(_rates(ranks[known], mated[known], best, len(best)))
@@ -206,7 +211,7 @@ def _mates(probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarr
     subjects = gallery_subjects[order]
     if (subjects[1:] == subjects[:-1]).any():
         twice = subjects[1:][subjects[1:] == subjects[:-1]][0]
-        raise ValueError(f"subject {twice} is in the gallery twice: one template a subject was expected")
+        raise ProtocolError(f"subject {twice} is in the gallery twice: one template a subject was expected")
     place = np.minimum(np.searchsorted(subjects, probe_subjects), len(subjects) - 1)
     return np.where(subjects[place] == probe_subjects, order[place], -1)
 
@@ -238,4 +243,4 @@ def _search(
 def _rates(ranks: np.ndarray, mated: np.ndarray, impostors: np.ndarray, searches: int) -> Identification:
     """Rates from ranks and scores of the mates, and the falling scores of the impostors of so many searches."""
     tpir = {fpir: float(np.mean(mated > impostors[math.ceil(searches * fpir) - 1])) for fpir in FPIRS}
-    return Identification({rank: float(np.mean(ranks <= rank)) for rank in (1, 5)}, tpir)
+    return Identification({rank: float(np.mean(ranks <= rank)) for rank in RANKS}, tpir)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stages.store import StoreError, cache_folder, entries, remove
 from stages.store.files import writing
-from stages.store.manifest import read_manifest
+from stages.store.manifest import links_of
 
 ASIDE = "aside"  # folder of the cache
 FOLDERS = ("source", "target", "benchmarks", "weights")  # of data/, that a run fills
@@ -115,10 +115,7 @@ class Standing:
         """The paths that are links of what is kept elsewhere: removing them loses nothing."""
         kept = [file for place in (self.library, cache_folder() / ASIDE) for file in visible(place)]
         kept += [file for entry in entries("fetch") for file in visible(entry.path)]
-        for name in FOLDERS:
-            if named := read_manifest(self.data / name)["path"]:
-                path = self.data.parent / named
-                kept += [path, *members(path).values()] if path.exists() else []
+        kept += [path for name in FOLDERS for path in links_of(self.data / name).values()]
         known = {_inode(path) for path in kept if path.exists()}
         return {path for path in self.paths if not path.exists() or _inode(path) in known}
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from stages.fetch import embedded, library
 from stages.fetch.catalogue import Entry, load
 from stages.fetch.embedded import EMBEDDED
-from stages.fetch.knobs import Fetch
 from stages.fetch.placing import FOLDERS, Standing, link_to, members, put
 from stages.images import Archive, read_faces
 from stages.images.digiface import DigiFace
 from stages.knobs import check
-from stages.store import file_digest, fingerprint, usable_cache, write_json
+from stages.store import cache_folder, file_digest, fingerprint, usable_cache, write_json
 from stages.store.cache import Numbers, folder_of, read_entry
-from stages.store.manifest import write_manifest
+from stages.store.manifest import CACHE, write_manifest
 from stages.world.datasets import make
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         link_to(source, path)
     made = make(parts, knobs.workers)
     metrics |= embedded.numbers(parts, made) | _numbers(params, entries, data)
-    _write_manifests(knobs, [*links, *known], data)
+    _write_manifests(links, [*known], params, data)
     write_json(root / "metrics/fetch.json", metrics)
 
 
@@ -122,19 +121,27 @@ def _numbers(params: Params, entries: list[Entry], data: Path) -> Numbers:
     return numbers
 
 
-def _write_manifests(knobs: Fetch, places: list[Path], data: Path) -> None:
+def _write_manifests(links: dict[Path, Path], rendered: list[Path], params: Params, data: Path) -> None:
     """Say of each folder what stands in it, and what linked folders hold, which DVC does not hash."""
-    for name in FOLDERS:
-        folder = data / name
-        files = [place.relative_to(folder).as_posix() for place in places if place.is_relative_to(folder)]
-        linked = [place for place in map(folder.joinpath, sorted(files)) if place.is_symlink() and place.is_dir()]
+    named = {"source": params.fetch.source, "target": params.fetch.target}
+    for folder in map(data.joinpath, FOLDERS):
+        files, where = [path for path in rendered if path.is_relative_to(folder)], {}
+        for path, source in links.items():
+            if path.is_relative_to(folder):
+                files.append(path)
+                if not source.is_relative_to(library.folder()):  # of a set that a knob names by its path
+                    typed = Path(named[folder.name])
+                    where[path] = str(typed if source.is_dir() else typed.parent / source.name)
+                elif source.is_dir():
+                    where[path] = CACHE + source.relative_to(cache_folder()).as_posix()
+        linked = [path for path in where if path.is_symlink() and path.is_dir()]
         content = ""
-        if linked and name == "source":
+        if linked and folder.name == "source":
             content = read_faces(folder).digest()
-        elif linked and name == "target":
+        elif linked and folder.name == "target":
             content = Archive(folder / "target.zip").digest()
         elif linked:  # the protocols, and not half a million images
-            texts = [file for place in linked for file in sorted(place.rglob("*")) if file.suffix in (".txt", ".csv")]
+            texts = [file for path in linked for file in sorted(path.rglob("*")) if file.suffix in (".txt", ".csv")]
             content = fingerprint([[file.relative_to(folder).as_posix(), file_digest(file)] for file in texts])
-        named = {"source": knobs.source, "target": knobs.target}.get(name, EMBEDDED)
-        write_manifest(folder, files, content, "" if named in (EMBEDDED, *load()) else named)
+        names = {path: path.relative_to(folder).as_posix() for path in files}
+        write_manifest(folder, names.values(), {names[path]: place for path, place in where.items()}, content)

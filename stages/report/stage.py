@@ -2,83 +2,100 @@
 
     r2r report
 
-Self-contained: it opens without a network and without JavaScript, and equal runs give equal bytes.
+Self-contained: it opens without a network and without JavaScript, and equal runs give equal bytes. A stage's part of
+the page is `templates/<stage>.html`, which sees the stage's metrics; what it needs beside them is the function of the
+stage's name in `sections`.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-from stages.params import Params
-from stages.report import charts, sections, sheets
+from stages.report import sections
+from stages.report.pictures import Pictures
 from stages.store import StoreError, replacing
 
-PAGE = Path(__file__).parent / "page.html"
-STAGES = ("fetch", "embed", "filter", "gap", "synthesize", "align", "train", "evaluate")  # as data flows
-NEEDED = ("filter", "gap", "synthesize", "align", "train", "evaluate")
+if TYPE_CHECKING:
+    from stages.params import Params
+
+TEMPLATES = Path(__file__).parent / "templates"
+FIRST = "evaluate"  # on the page; the others stand as data flows
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
     """Write `plots/report.html`, and `source.png`, `target.png`, `align.png` and `train.png` beside it.
 
     Raises:
-        StoreError: an earlier stage has not run; nothing has been written then.
+        StoreError: an earlier stage has not run, or a table or picture is broken; nothing has been written then.
     """
-    metrics = read_metrics(root / "metrics")
-    numbers = sections.by_benchmark(metrics["evaluate"])
-    curves = {path.stem: charts.read_csv(path) for path in sorted((root / "plots/roc").glob("*.csv"))}
-    training = charts.draw_training(charts.read_csv(root / "plots/train.csv"))
-    people = sheets.chosen_identities(root / "data/filter.h5", params.report.rows)
-    samples = {
-        "source": sheets.source_sheet(root / "data/source", people, params.report.columns),
-        "target": sheets.target_sheet(root / "data/target/target.zip", params.report.rows, params.report.columns),
-        "align": sheets.align_sheet(root / "data/align", people, params.report.columns),
-    }
-    body = [
-        sections.results(numbers, curves),
-        sections.domain_gap(numbers),
-        sections.images(samples),
-        sections.conditioning(metrics["gap"], root / "plots/gap"),
-        sections.synthesis(params.method, metrics["synthesize"], root / "plots/synthesize"),
-        sections.identities(params.filter, metrics["filter"], root / "plots"),
-        sections.training(training, metrics["train"]),
-        sections.hardest_pairs(root / "plots/pairs"),
-        sections.all_numbers(metrics),
-    ]
-    page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=f"render2real: method {params.method}, profile {params.profile}",
-        header=sections.header(params, metrics, numbers),
-        sections="\n".join(body),
+    blocks = {field.name: getattr(params, field.name) for field in fields(params)}
+    stages = [name for name in blocks if (TEMPLATES / f"{name}.html").is_file()]
+    metrics = read_metrics(root / "metrics", list(blocks), stages)
+    pictures = Pictures(root)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-    for name, sheet in samples.items():
-        with replacing(root / f"plots/{name}.png") as path:
-            Image.fromarray(sheet).save(path, "png")
-    with replacing(root / "plots/train.png") as path:
-        training.savefig(path, format="png", dpi=120)
+    environment.filters["cell"] = cell
+    environment.globals.update(params=params, metrics=metrics, pictures=pictures)
+    parts, more = {}, {}
+    for name in sorted(stages, key=lambda stage: stage != FIRST):
+        gather = getattr(sections, name, None)
+        try:
+            more[name] = gather(params, root, metrics[name], pictures) if gather else {}
+            parts[name] = environment.get_template(f"{name}.html").render(m=metrics[name], **more[name])
+        except (UndefinedError, TypeError, ValueError) as error:
+            raise StoreError(f"{root}/metrics/{name}.json: {error}; run `r2r {name}` again") from error
+    page = environment.get_template("page.html").render(
+        top={name: value for name, value in blocks.items() if not is_dataclass(value)},
+        blocks={
+            name: {field.name: getattr(block, field.name) for field in fields(block)}
+            for name, block in blocks.items()
+            if is_dataclass(block)
+        },
+        sections=[part for part in parts.values() if part.strip()],
+        **more[FIRST],
+    )
+    pictures.save()
     with replacing(root / "plots/report.html") as path:
-        path.write_text(page, encoding="utf-8")
+        path.write_text(page + "\n", encoding="utf-8")
 
 
-def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """All flat `metrics/<stage>.json`, in the order in which data flows.
+def read_metrics(folder: Path, order: list[str], needed: list[str]) -> dict[str, dict[str, Any]]:
+    """All flat `metrics/<stage>.json`, in this order and then by name.
 
     Raises:
         StoreError: one that the page needs is missing, or one is not a JSON object.
     """
     found = {path.stem: path for path in folder.glob("*.json")}
-    for stage in NEEDED:
+    for stage in needed:
         if stage not in found:
             raise StoreError(f"{folder / stage}.json: not there; run `r2r {stage}` before the report")
     metrics = {}
-    for stage in sorted(found, key=lambda name: (STAGES.index(name) if name in STAGES else len(STAGES), name)):
+    for stage in sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name)):
         try:
             metrics[stage] = dict(json.loads(found[stage].read_text()))
         except (TypeError, ValueError) as error:
             raise StoreError(f"{found[stage]}: not a JSON object ({error}); run `r2r {stage}` again") from error
     return metrics
+
+
+def cell(value: object) -> str:
+    """A value as text: counts with thousands apart, lists with commas, a dash for nothing."""
+    if value is None or value == () or value == []:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(cell, value))
+    return str(value)

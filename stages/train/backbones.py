@@ -1,21 +1,24 @@
-"""IResNet backbones in both official layouts: AdaFace's (`ir_*`) and insightface's (`iresnet*`).
+"""Backbones as files: ours, with a card that says what it is, and the official ones, known by their names.
 
-The two are not weight-compatible: where a block keeps its width, AdaFace's shortcut is a pooling and insightface's a
-convolution, and the last batch norm is plain in one and affine in the other. The modules bear the official state_dict
-names (AdaFace `net.py`, insightface `recognition/arcface_torch/backbones/iresnet.py`), so that official weights load
-strictly. `iresnet_tiny` is this project's own, small enough for two CPU cores.
+| file | whose | holds |
+|---|---|---|
+| `.safetensors` with a card | `r2r train` | the state_dict and a `Card` |
+| `.safetensors` without one | anyone's | a state_dict |
+| `.ckpt` | AdaFace (Lightning) | `state_dict`, the network under `model.` beside `head.` |
+| `.pt`, `.pth` | insightface | a state_dict; `checkpoint_gpu_0.pt` has it as `state_dict_backbone` |
+| `.pt` | CVLface | a state_dict under `net.` |
 
-Every network maps [n, 3, 112, 112] in [-1, 1] to the raw embedding [n, d]. AdaFace's official network returns the unit
-embedding and its norm; here the heads divide, and whoever compares embeddings normalises them.
+A prefix that all of a network's names share, whatever it is, and `num_batches_tracked`, which counts batches that no
+evaluation asks for, carry no information. All else must be there, no more and no less.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,166 +27,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stages.params import ParamsError
 from stages.store import StoreError, replacing
+from stages.train.networks import BACKBONES, SIZE, Backbone, create_backbone, create_on_meta, normalise
 
-SIZE = 112  # px
+__all__ = [
+    "BACKBONES",
+    "SIZE",
+    "Backbone",
+    "Card",
+    "Found",
+    "create_backbone",
+    "create_on_meta",
+    "find_networks",
+    "load_backbone",
+    "normalise",
+    "read_tensors",
+    "save_backbone",
+]
 
-
-class BasicBlockIR(nn.Module):
-    """AdaFace's residual block: [n, c, h, w] -> [n, width, h/stride, w/stride]."""
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.shortcut_layer: nn.Module
-        if channels == width:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)
-        else:
-            self.shortcut_layer = nn.Sequential(_conv(channels, width, stride, kernel=1), nn.BatchNorm2d(width))
-        self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            _conv(channels, width),
-            nn.BatchNorm2d(width),
-            nn.PReLU(width),
-            _conv(width, width, stride),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shortcut plus residual."""
-        return self.shortcut_layer(x) + self.res_layer(x)
-
-
-class IR(nn.Module):
-    """AdaFace's IResNet (`net.py`, `Backbone`): raw embedding [n, 512].
-
-    Args:
-        depths: blocks of each of the four stages.
-    """
-
-    def __init__(self, depths: Sequence[int]) -> None:
-        super().__init__()
-        self.embedding = 512
-        widths = [64, 128, 256, 512]
-        self.input_layer = nn.Sequential(_conv(3, 64), nn.BatchNorm2d(64), nn.PReLU(64))
-        blocks = []
-        for channels, width, depth in zip([64, *widths], widths, depths, strict=False):
-            blocks += [BasicBlockIR(channels, width, 2), *(BasicBlockIR(width, width, 1) for _ in range(depth - 1))]
-        self.body = nn.Sequential(*blocks)
-        self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(512),
-            nn.Dropout(0.4),
-            nn.Flatten(),
-            nn.Linear(512 * 7 * 7, 512),
-            nn.BatchNorm1d(512, affine=False),
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[n, 3, 112, 112] in [-1, 1] -> raw embedding [n, 512]."""
-        return self.output_layer(self.body(self.input_layer(images)))
-
-
-class IBasicBlock(nn.Module):
-    """insightface's residual block: [n, c, h, w] -> [n, width, h/stride, w/stride]."""
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv1 = _conv(channels, width)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.prelu = nn.PReLU(width)
-        self.conv2 = _conv(width, width, stride)
-        self.bn3 = nn.BatchNorm2d(width)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(_conv(channels, width, stride, kernel=1), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shortcut plus residual."""
-        residual = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        return self.bn3(self.conv2(residual)) + self.downsample(x)
-
-
-class IResNet(nn.Module):
-    """insightface's IResNet (`iresnet.py`): raw embedding [n, d].
-
-    Args:
-        depths: blocks of each stage; a stage halves the image.
-        widths: channels of each stage.
-        stem_stride: 1 officially; 2 looks at the image in half its size.
-        embedding: d.
-    """
-
-    def __init__(
-        self,
-        depths: Sequence[int],
-        widths: Sequence[int] = (64, 128, 256, 512),
-        stem_stride: int = 1,
-        embedding: int = 512,
-    ) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.conv1 = _conv(3, widths[0], stem_stride)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.prelu = nn.PReLU(widths[0])
-        for stage, (channels, width) in enumerate(pairwise([widths[0], *widths])):
-            rest = [IBasicBlock(width, width, 1) for _ in range(depths[stage] - 1)]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(IBasicBlock(channels, width, 2), *rest))
-        self.stages = len(widths)
-        side = SIZE // stem_stride // 2**self.stages
-        self.bn2 = nn.BatchNorm2d(widths[-1])
-        self.fc = nn.Linear(widths[-1] * side * side, embedding)
-        self.features = nn.BatchNorm1d(embedding)
-        self.features.weight.requires_grad = False  # stays 1
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0, 0.1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[n, 3, 112, 112] in [-1, 1] -> raw embedding [n, d]."""
-        x = self.prelu(self.bn1(self.conv1(images)))
-        for stage in range(self.stages):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
-        return self.features(self.fc(self.bn2(x).flatten(1)))
-
-
-def _conv(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-
-
-Backbone = IR | IResNet
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "ir_18": lambda: IR((2, 2, 2, 2)),
-    "ir_50": lambda: IR((3, 4, 14, 3)),
-    "ir_101": lambda: IR((3, 13, 30, 3)),
-    "iresnet18": lambda: IResNet((2, 2, 2, 2)),
-    "iresnet50": lambda: IResNet((3, 4, 14, 3)),
-    "iresnet100": lambda: IResNet((3, 13, 30, 3)),
-    "iresnet_tiny": lambda: IResNet((2, 2, 2), widths=(32, 64, 128), stem_stride=2, embedding=256),
-}
-
-
-def create_backbone(name: str) -> Backbone:
-    """A new network by name (`BACKBONES`), officially initialised; its `embedding` is d.
-
-    Raises:
-        ParamsError: no such network.
-    """
-    if name not in BACKBONES:
-        raise ParamsError(f"backbone {name!r}: one of {', '.join(BACKBONES)}")
-    return BACKBONES[name]()
-
-
-def normalise(images: Tensor, channels: str = "rgb") -> Tensor:
-    """What a network sees: [n, h, w, 3] uint8 RGB -> [n, 3, h, w] float32 in [-1, 1], (x / 255 - 0.5) / 0.5."""
-    if channels == "bgr":
-        images = images.flip(-1)
-    return (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+FIRST = ("input_layer.0.weight", "conv1.weight")  # AdaFace's and insightface's first tensor
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -200,6 +63,25 @@ class Card:
     fingerprint: str | None = None  # of the training run
 
 
+@dataclass(frozen=True)
+class Found:
+    """A network in a checkpoint.
+
+    backbone: a name of BACKBONES; state: under the official names; where: its key and prefix in the file.
+    """
+
+    backbone: str
+    state: dict[str, Tensor]
+    where: str
+
+    @property
+    def card(self) -> Card:
+        """What the layout says: AdaFace's networks see BGR and insightface's RGB; CVLface trains AdaFace's on RGB."""
+        network = create_on_meta(self.backbone)
+        rgb = self.where.endswith("net.")
+        return Card(self.backbone, network.embedding, channels="rgb" if rgb else network.channels)
+
+
 def save_backbone(path: Path, network: nn.Module, card: Card) -> None:
     """Write `backbone.safetensors`: the state_dict, and the card as JSON; equal weights give equal bytes."""
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -208,72 +90,47 @@ def save_backbone(path: Path, network: nn.Module, card: Card) -> None:
 
 
 def load_backbone(path: Path) -> tuple[Backbone, Card]:
-    """Read a checkpoint: ours (`.safetensors`), AdaFace's Lightning `.ckpt`, insightface's `.pth` or `.pt`.
+    """Read a checkpoint in one of the forms above.
 
     Returns:
-        The network in evaluation mode on the CPU, and its card. An official file says nothing of its channel order:
-        AdaFace's networks are BGR, insightface's RGB.
+        The network in evaluation mode on the CPU, and its card.
 
     Raises:
-        StoreError: no such file, a broken one, one that would run code when read, or not one of `BACKBONES`.
+        StoreError: no such file, a broken one, one that would run code when read, not one of `BACKBONES`, of two
+            networks, or with a weight that is not finite.
     """
     if not path.is_file():
         raise StoreError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
-        state, card = _read_safetensors(path)
+    content, card = _read_safetensors(path) if path.suffix == ".safetensors" else (read_tensors(path), None)
+    if card is None:
+        found = _the_one(path, content)
+        state, card = found.state, found.card
     else:
-        state = _read_torch(path)
-        name = _recognise(path, state)
-        adaface = name.startswith("ir_")
-        card = Card(name, create_on_meta(name).embedding, channels="bgr" if adaface else "rgb")
+        state = content
     network = create_backbone(card.backbone)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise StoreError(f"{path}: not the weights of {card.backbone} ({error})") from error
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise StoreError(f"{path}: {name} holds numbers that are not finite: a training that diverged")
     return network.eval(), card
 
 
-def create_on_meta(name: str) -> Backbone:
-    """The network without memory for its weights: for its names and shapes."""
-    with torch.device("meta"):
-        return create_backbone(name)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card]:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
-    known = {field.name for field in fields(Card)}
-    try:
-        card = Card(**{name: value for name, value in json.loads(metadata["card"]).items() if name in known})
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path}: its metadata holds no model card; was it written by `r2r train`?") from error
-    if card.backbone not in BACKBONES:
-        raise StoreError(f"{path}: a {card.backbone!r}, which is none of {', '.join(BACKBONES)}")
-    return state, card
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    state = read_tensors(path)
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(state, dict):
-        raise StoreError(f"{path}: holds no state_dict")
-    network = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    return network or state  # Lightning's holds the network as `model.` beside the head
-
-
-class _StandIn:
-    """In the place of an object that a checkpoint holds beside its tensors: takes anything, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+def find_networks(content: Any, where: str = "") -> list[Found]:
+    """The backbones that a checkpoint's content holds, at any key and under any prefix."""
+    if not isinstance(content, Mapping):
+        return []
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    found = [
+        Found(backbone, _counted(backbone, state), f"{where} {prefix}".strip())
+        for prefix, state in _parts(tensors)
+        if (backbone := _recognise(state))
+    ]
+    for key, value in content.items():
+        found += find_networks(value, f"{where}.{key}" if where else str(key))
+    return found
 
 
 def read_tensors(path: Path, device: str = "cpu") -> Any:
@@ -302,9 +159,93 @@ def read_tensors(path: Path, device: str = "cpu") -> Any:
         raise StoreError(f"{path}: not a readable torch checkpoint ({error})") from error
 
 
-def _recognise(path: Path, state: dict[str, Tensor]) -> str:
-    for name in BACKBONES:
-        if create_on_meta(name).state_dict().keys() == state.keys():
-            return name
-    some = ", ".join(sorted(state)[:3])
-    raise StoreError(f"{path}: {len(state)} entries ({some}, …) are the weights of none of {', '.join(BACKBONES)}")
+class _StandIn:
+    """In the place of an object that a checkpoint holds beside its tensors: takes anything, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
+    if "card" not in metadata:
+        return state, None
+    known = {field.name for field in fields(Card)}
+    try:
+        card = Card(**{name: value for name, value in json.loads(metadata["card"]).items() if name in known})
+    except (AttributeError, ValueError, TypeError) as error:
+        raise StoreError(f"{path}: its model card is broken ({error})") from error
+    if card.backbone not in BACKBONES or card.channels not in ("rgb", "bgr"):
+        raise StoreError(
+            f"{path}: a {card.backbone!r} that sees {card.channels!r}; known are {', '.join(BACKBONES)}, and rgb or bgr"
+        )
+    return state, card
+
+
+def _the_one(path: Path, content: Any) -> Found:
+    found = find_networks(content)
+    if len(found) > 1:
+        places = ", ".join(f"{one.backbone} ({one.where})" for one in found)
+        raise StoreError(f"{path}: holds several networks, {places}; save the one that is meant")
+    if found:
+        return found[0]
+    states = [state for state in _states(content) if state]
+    if not states:
+        raise StoreError(f"{path}: holds no state_dict")
+    largest = max((part for state in states for _, part in [("", state), *_parts(state)]), key=_overlap)
+    nearest = max(BACKBONES, key=lambda name: len(_layout(name) & largest.keys()) / len(_layout(name) | largest.keys()))
+    lacks, more = sorted(_layout(nearest) - largest.keys()), sorted(_uncounted(largest) - _layout(nearest))
+    differences = [
+        f"{what} {', '.join(names[:3])} ({len(names)})" for what, names in (("lacks", lacks), ("has", more)) if names
+    ]
+    raise StoreError(
+        f"{path}: {len(largest)} entries ({', '.join(sorted(largest)[:3])}, …) are the weights of none of "
+        f"{', '.join(BACKBONES)}; of {nearest}, the nearest, it {' and '.join(differences)}"
+    )
+
+
+def _states(content: Any) -> Iterator[dict[str, Tensor]]:
+    if isinstance(content, Mapping):
+        yield {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+        for value in content.values():
+            yield from _states(value)
+
+
+def _parts(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Each prefix under which there is a first tensor of a network, and all that stands under it."""
+    for prefix in sorted({name.removesuffix(first) for first in FIRST for name in tensors if name.endswith(first)}):
+        if not prefix or prefix.endswith("."):
+            yield prefix, {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+
+@cache
+def _layout(backbone: str) -> frozenset[str]:
+    """The names of a network's tensors that carry information."""
+    return frozenset(_uncounted(create_on_meta(backbone).state_dict()))
+
+
+def _uncounted(names: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in names if not name.endswith(COUNTER)}
+
+
+def _recognise(state: dict[str, Tensor]) -> str | None:
+    names = _uncounted(state)
+    return next((backbone for backbone in BACKBONES if _layout(backbone) == names), None)
+
+
+def _overlap(state: dict[str, Tensor]) -> int:
+    return max(len(_layout(backbone) & state.keys()) for backbone in BACKBONES)
+
+
+def _counted(backbone: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the counters that it lacks."""
+    counters = {name for name in create_on_meta(backbone).state_dict() if name.endswith(COUNTER)}
+    return state | {name: torch.zeros((), dtype=torch.int64) for name in counters - state.keys()}

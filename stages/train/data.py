@@ -1,93 +1,122 @@
 """The training set: labelled, augmented images in an order that depends on the seed only.
 
-Rows are sorted by (identity, sample), wherever they lie, and a label is the rank of its identity; an epoch's order is a
-permutation seeded by (seed, epoch), and an image's augmentation by (seed, epoch, identity, sample). Shard size, workers
-and resuming change nothing. `readers` say in which forms a set may stand on disk.
+A label is the rank of its identity. An epoch's order is a permutation seeded by (seed, epoch), and an image's
+augmentation by (seed, epoch, identity, sample). Form and place of the set, workers and resuming change nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from stages.store import StoreError, decode
+from stages.images import Faces, looks_swapped, read_faces
+from stages.knobs import check
+from stages.store import StoreError
 from stages.train.augment import augment
-from stages.train.backbones import SIZE
-from stages.train.readers import read_training_set
+from stages.train.networks import SIZE
 
 ORDER, AUGMENT = 1, 2  # apart from each other in a generator's seed
 MEMORY = 2**30  # bytes: a set up to this size is decoded once and held
+Channels = Literal["rgb", "bgr"]
 
 
 class FaceDataset(Dataset):
     """The images of a training set.
 
     Args:
-        path: the set, in a form that `readers` knows.
+        faces: the set, or where it stands.
         seed: of the augmentations.
         probability: of each augmentation; 0 turns them off.
         flip: probability of a horizontal flip.
-        memory: bytes; a larger set is read and decoded image by image.
+        stored: the order of the channels in the set's files.
+        channels: the order in which augmentations and network see them.
 
     Raises:
-        StoreError: no set, a broken one, an image twice, or one that is not square.
+        StoreError: no set, or a broken one.
+        ParamsError: a single identity.
     """
 
     def __init__(
-        self, path: Path, seed: int = 0, probability: float = 0.0, flip: float = 0.0, memory: int = MEMORY
+        self,
+        faces: Faces | Path,
+        seed: int = 0,
+        probability: float = 0.0,
+        flip: float = 0.0,
+        stored: Channels = "rgb",
+        channels: Channels = "rgb",
     ) -> None:
-        self.source = read_training_set(path)
-        self.fingerprints = self.source.fingerprints
+        self.faces = faces = read_faces(faces) if isinstance(faces, Path) else faces
         self.seed, self.probability, self.flip = seed, probability, flip
-        self.row = np.lexsort((self.source.sample, self.source.identity))
-        self.identity, self.sample = self.source.identity[self.row], self.source.sample[self.row]
-        self._check_unique()
-        self.identities, self.label = np.unique(self.identity, return_inverse=True)
-        self.images: np.ndarray | None = None
-        if len(self) * SIZE * SIZE * 3 <= memory:
-            self.images = np.empty((len(self), SIZE, SIZE, 3), np.uint8)
-            for index in range(len(self)):
-                self.images[index] = self._read(index)
-
-    def _check_unique(self) -> None:
-        twice = (np.diff(self.identity) == 0) & (np.diff(self.sample) == 0)
-        if twice.any():
-            index = int(np.argmax(twice))
-            first, second = (self.source.where(int(row)) for row in self.row[index : index + 2])
-            raise StoreError(
-                f"identity {self.identity[index]}, sample {self.sample[index]} is in {first} and again in {second}"
-            )
+        self.stored, self.swap = stored, stored != channels
+        self.identities, self.label = np.unique(faces.identity, return_inverse=True)
+        check(
+            len(self.identities) > 1,
+            f"train.data: {faces.path} holds {len(self)} images of one identity, which teach nothing: name the folder "
+            "above, that of all identities",
+        )
+        self.images: Tensor | None = None  # a tensor, which a spawned worker shares
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int]:
-        """Image [112, 112, 3] uint8 RGB of (epoch, index), augmented, and its label."""
+        """Image [112, 112, 3] uint8 of (epoch, index), augmented, and its label."""
         epoch, index = key
-        image = self._read(index) if self.images is None else self.images[index]
-        rng = np.random.default_rng([self.seed, AUGMENT, epoch, self.identity[index], self.sample[index]])
+        image = self._read(index) if self.images is None else self.images[index].numpy()
+        rng = np.random.default_rng([self.seed, AUGMENT, epoch, self.faces.identity[index], self.faces.sample[index]])
         return augment(image, rng, self.probability, self.flip).copy(), int(self.label[index])
 
+    def hold(self, memory: int = MEMORY) -> None:
+        """Decode all images once, if they take no more than so many bytes.
+
+        Raises:
+            StoreError: one that does not decode, or is not square.
+        """
+        if len(self) * SIZE * SIZE * 3 <= memory:
+            images = np.empty((len(self), SIZE, SIZE, 3), np.uint8)
+            for index in range(len(self)):
+                images[index] = self._read(index)
+            self.images = torch.from_numpy(images)
+
+    def hint(self) -> None:
+        """Say so where the colours of a set that is read as RGB look as if it were BGR."""
+        if self.stored == "rgb" and looks_swapped(self.faces):
+            print(
+                f"{self.faces.path}: red and blue look swapped; if the set is stored as BGR, set train.channels to bgr",
+                file=sys.stderr,
+            )
+
     def _read(self, index: int) -> np.ndarray:
-        row = int(self.row[index])
-        where = self.source.where(row)
-        image = decode(self.source.encoded(row), where)
+        image = self.faces.image(index)
         height, width = image.shape[:2]
         if height != width:
-            raise StoreError(f"{where}: {width}x{height} pixels; aligned square images were expected")
-        return image if height == SIZE else cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            raise StoreError(f"{self.faces.where(index)}: {width}x{height} pixels; aligned square images were expected")
+        if height != SIZE:
+            image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(image[..., ::-1]) if self.swap else image
 
 
-def batches(images: int, batch_size: int, start: int, stop: int, seed: int) -> Iterator[list[tuple[int, int]]]:
+def epoch_steps(images: int, batch_size: int, keep: bool = False) -> int:
+    """Batches of an epoch; with `keep`, the images that do not fill the last one make a smaller one."""
+    return -(-images // batch_size) if keep else images // batch_size
+
+
+def batches(
+    images: int, batch_size: int, start: int, stop: int, seed: int, keep: bool = False
+) -> Iterator[list[tuple[int, int]]]:
     """The keys (epoch, index) of the batches of steps start to stop.
 
-    Every epoch is a new permutation; the images that do not fill its last batch wait for the next epoch.
+    Every epoch is a new permutation; without `keep`, the images that do not fill its last batch wait for the next.
     """
-    steps = images // batch_size
+    steps = epoch_steps(images, batch_size, keep)
     drawn, order = -1, np.empty(0, int)
     for step in range(start, stop):
         epoch, k = divmod(step, steps)

@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from stages.store import StoreError, replacing
+from stages.store import replacing
 from stages.train.backbones import SIZE, load_backbone
 
 LARGE = 1024  # values; smaller weights (norms, biases) stay float32
@@ -23,17 +23,19 @@ def export(backbone: Path, out: Path, half: bool = True) -> None:
     """Write a backbone's ONNX file; equal weights give equal bytes.
 
     Args:
-        backbone: any checkpoint that `load_backbone` reads, of a network that sees RGB.
+        backbone: any checkpoint that `load_backbone` reads; of a network that sees BGR, the first convolution's input
+            channels are turned round, so that the ONNX file sees RGB.
         out: the file to write.
         half: store the large weights as float16, in half the space, with a cast to float32 that a runtime does once,
             when it loads them. Embeddings move by less than 1e-3 of their length.
 
     Raises:
-        StoreError: not a checkpoint, or of a network that sees BGR, which no reader of the ONNX file could know.
+        StoreError: not a checkpoint.
     """
     network, card = load_backbone(backbone)
-    if card.channels != "rgb":
-        raise StoreError(f"{backbone}: a {card.channels.upper()} network; ArcFaceONNX feeds RGB")
+    if card.channels == "bgr":
+        first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        first.weight.data = first.weight.data.flip(1)
     with replacing(out) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that torch prefers needs onnxscript
         torch.onnx.export(

@@ -1,10 +1,12 @@
 """Margin heads: embeddings [n, d] and labels [n] -> scaled logits [n, c] for the cross-entropy.
 
-All three put a margin on the cosine between an embedding and its own class's centre, and scale all cosines by s:
+All put a margin on the cosine between an embedding and its own class's centre, and scale all cosines by s:
 
 - CosFace (Wang et al. 2018): cos θ - m
 - ArcFace (Deng et al. 2019): cos(θ + m)
 - AdaFace (Kim et al. 2022, `head.py`): cos(θ - m z) - (m + m z), z the image's quality, read off its embedding's norm
+
+A label of -1, an image of none of these classes, gets no margin.
 
 Notation: n images, d dimensions, c classes, θ the angle to the own class's centre, m margin, s scale.
 """
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.params import Train
+from stages.train.knobs import Train
 
 
 class Head(nn.Module):
@@ -28,21 +30,23 @@ class Head(nn.Module):
         classes: c.
         margin: m.
         scale: s.
+        filtering: cosine above which another class's centre is left out, as it may be the same person's (insightface's
+            `interclass_filtering_threshold`); 0 is off.
     """
 
-    eps = 1e-6  # keeps the gradient of arccos finite
+    eps = 0.0  # cosines are clamped to 1 less this
 
-    def __init__(self, embedding: int, classes: int, margin: float, scale: float) -> None:
+    def __init__(self, embedding: int, classes: int, margin: float, scale: float, filtering: float = 0.0) -> None:
         super().__init__()
         self.kernel = nn.Parameter(torch.empty(embedding, classes).normal_(0, 0.01))
-        self.m, self.s = margin, scale
+        self.m, self.s, self.filtering = margin, scale, filtering
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits with and cosines without the margin.
 
         Args:
             embeddings: [n, d] float32, raw.
-            labels: [n] int64.
+            labels: [n] int64; -1 for none.
 
         Returns:
             Scaled logits [n, c], and cosines [n, c] (detached) for the accuracy.
@@ -50,13 +54,29 @@ class Head(nn.Module):
         norms = embeddings.norm(dim=1)
         cosines = F.normalize(embeddings) @ F.normalize(self.kernel, dim=0)
         cosines = cosines.clamp(-1 + self.eps, 1 - self.eps)
-        rows = torch.arange(len(labels), device=labels.device)
+        rows = (labels != -1).nonzero()[:, 0]
+        own = labels[rows]
         logits = cosines.clone()
-        logits[rows, labels] = self.with_margin(cosines[rows, labels], norms.detach())
+        if self.filtering:
+            alike = cosines.detach() > self.filtering
+            alike[rows, own] = False
+            logits = logits.masked_fill(alike, 0.0)
+        self.add_margin(logits, rows, own, norms.detach())
         return self.s * logits, cosines.detach()
 
+    def add_margin(self, logits: Tensor, rows: Tensor, own: Tensor, norms: Tensor) -> None:
+        """Put the margin on the own classes' cosines, in place.
+
+        Args:
+            logits: [n, c] cosines.
+            rows: [k] the images that have a class.
+            own: [k] their classes.
+            norms: [n] of all embeddings.
+        """
+        logits[rows, own] = self.with_margin(logits[rows, own], norms[rows])
+
     def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
-        """Cosines [n] to the own centres, given the embeddings' norms [n], less the margin."""
+        """Cosines [k] to the own centres, given the embeddings' norms [k], less the margin."""
         raise NotImplementedError
 
 
@@ -71,13 +91,27 @@ class CosFace(Head):
 class ArcFace(Head):
     """cos(θ + m); insightface's `CombinedMarginLoss` with (1, m, 0).
 
-    The loss is the official one. Its gradient is the formula's, while the official code leaves arccos and cos out of
-    the backward pass (`no_grad`).
+    The gradient passes the margin as if it were not there: the official code leaves arccos and cos out of the backward
+    pass. So a well placed embedding (θ near 0) is not pushed by the factor sin(θ + m) / sin θ, and one beyond π - m is
+    drawn to its centre, from which the formula's own gradient would drive it away (`ArcFaceExact`).
     """
+
+    def add_margin(self, logits: Tensor, rows: Tensor, own: Tensor, norms: Tensor) -> None:
+        """Angular margin, the gradient's identity."""
+        with torch.no_grad():
+            super().add_margin(logits, rows, own, norms)
 
     def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
         """Angular margin."""
         return (cosines.arccos() + self.m).cos()
+
+
+class ArcFaceExact(Head):
+    """cos(θ + m) with the formula's own gradient: ArcFace's paper, and no released code."""
+
+    eps = 1e-6  # keeps the gradient of arccos finite
+
+    with_margin = ArcFace.with_margin
 
 
 class AdaFace(Head):
@@ -113,19 +147,27 @@ class AdaFace(Head):
         self.register_buffer("batch_mean", torch.full((1,), 20.0))
         self.register_buffer("batch_std", torch.full((1,), 100.0))
 
-    def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
-        """Margin by quality."""
+    def add_margin(self, logits: Tensor, rows: Tensor, own: Tensor, norms: Tensor) -> None:
+        """Margin by quality; all images count for the statistics."""
         norms = norms.clamp(1e-3, 100)
         self.batch_mean.lerp_(norms.mean(), self.t_alpha)
         if len(norms) > 1:
             self.batch_std.lerp_(norms.std(), self.t_alpha)
+        super().add_margin(logits, rows, own, norms)
+
+    def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
+        """Margin by quality."""
         z = ((norms - self.batch_mean) / (self.batch_std + self.eps) * self.h).clamp(-1, 1)
         angles = (cosines.arccos() - self.m * z).clamp(self.eps, math.pi - self.eps)
         return angles.cos() - (self.m + self.m * z)
+
+
+MARGINS = {"arcface": ArcFace, "arcface-exact": ArcFaceExact, "cosface": CosFace}
 
 
 def create_head(train: Train, embedding: int, classes: int) -> Head:
     """The head that `train.head` names."""
     if train.head == "adaface":
         return AdaFace(embedding, classes, train.margin, train.scale, train.h, train.t_alpha)
-    return {"arcface": ArcFace, "cosface": CosFace}[train.head](embedding, classes, train.margin, train.scale)
+    kind = MARGINS[train.head]
+    return kind(embedding, classes, train.margin, train.scale, train.interclass_filtering_threshold)

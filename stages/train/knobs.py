@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from stages.knobs import Device, Precision, check, knob, knobs
 
-Backbone = Literal["ir_18", "ir_50", "ir_101", "iresnet18", "iresnet50", "iresnet100", "iresnet_tiny"]
+Backbone = Literal[
+    "ir_18",
+    "ir_34",
+    "ir_50",
+    "ir_101",
+    "ir_152",
+    "ir_se_50",
+    "iresnet18",
+    "iresnet34",
+    "iresnet50",
+    "iresnet100",
+    "iresnet200",
+    "iresnet_tiny",
+]
+Head = Literal["adaface", "arcface", "arcface-exact", "cosface"]
+FLOAT32 = 3e38  # about the largest of its numbers
 Epoch = Annotated[int, Field(ge=1)]
 
 
@@ -16,21 +32,28 @@ Epoch = Annotated[int, Field(ge=1)]
 class Train:
     """The face recognition network."""
 
-    data: str = knob("data/align", "any set of labelled faces: shards, .rec, .lmdb, zip, folder")
-    backbone: Backbone = knob("iresnet_tiny", "the network")
-    head: Literal["adaface", "arcface", "cosface"] = knob("adaface", "the margin's kind")
-    margin: float = knob(0.4, "AdaFace's and CosFace's; ArcFace's is 0.5 (radians)", ge=0)
+    data: str = knob("data/align", "any set of labelled faces: shards, .rec, .lmdb, zip, folder", min_length=1)
+    channels: Literal["rgb", "bgr"] = knob("rgb", "the order in which the set's files hold them")
+    backbone: Backbone = knob("iresnet_tiny", "the network; AdaFace's, `ir_*`, see BGR, as do their augmentations")
+    head: Head = knob("adaface", "the margin's kind; arcface has insightface's gradient, arcface-exact the formula's")
+    margin: float = knob(0.4, "AdaFace's and CosFace's; ArcFace's is 0.5 (radians)", ge=0, lt=math.pi)
     scale: float = knob(64.0, "of the cosines", gt=0)
     h: float = knob(0.333, "AdaFace's concentration", ge=0)
     t_alpha: float = knob(
         0.01, "AdaFace's weight of the newest batch in its norm statistics; the paper's value", gt=0, le=1
     )
+    interclass_filtering_threshold: float = knob(
+        0.0, "ArcFace's and CosFace's: cosine above which another class is left out of the loss; 0 is off", ge=0, lt=1
+    )
     epochs: int = knob(8, "passes over the data", ge=1)
     batch_size: int = knob(64, "images; at least 2, for the batch norms", ge=2)
-    lr: float = knob(0.1, "learning rate", gt=0)
+    last_batch: Literal["drop", "keep"] = knob(
+        "drop", "the images that do not fill an epoch's last batch; insightface drops them, AdaFace keeps them"
+    )
+    lr: float = knob(0.1, "learning rate", gt=0, lt=FLOAT32)
     momentum: float = knob(0.9, "of SGD", ge=0, lt=1)
-    weight_decay: float = knob(5e-4, "on all but batch norms", ge=0)
-    clip: float = knob(0.0, "gradient norm; 0 is off, as AdaFace; insightface clips at 5", ge=0)
+    weight_decay: float = knob(5e-4, "on all but batch norms", ge=0, lt=FLOAT32)
+    clip: float = knob(0.0, "norm of the backbone's gradient; 0 is off, as AdaFace; insightface clips at 5", ge=0)
     schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
     milestones: tuple[Epoch, ...] = knob((), "at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")
     warmup_epochs: float = knob(0.0, "lr rises linearly from 0; less than epochs", ge=0)
@@ -46,4 +69,8 @@ class Train:
         check(
             self.warmup_epochs < self.epochs,
             f"train.warmup_epochs is {self.warmup_epochs}: less than train.epochs = {self.epochs}",
+        )
+        check(
+            not self.interclass_filtering_threshold or self.head != "adaface",
+            "train.interclass_filtering_threshold is of arcface and cosface: train.head is adaface, so 0",
         )

@@ -1,13 +1,12 @@
-"""Learning-rate schedules and the optimiser's groups, as AdaFace trains (`train_val.py`)."""
+"""The learning rate and the optimiser's groups, as AdaFace trains (`train_val.py`)."""
 
 from __future__ import annotations
-
-import math
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stages.params import Train
+from stages.train.knobs import Train
+from stages.training import cosine, multistep, warmup
 
 
 def learning_rate(train: Train, epoch: float) -> float:
@@ -17,11 +16,10 @@ def learning_rate(train: Train, epoch: float) -> float:
     either, `warmup_epochs` rise linearly from 0.
     """
     if epoch < train.warmup_epochs:
-        return train.lr * epoch / train.warmup_epochs
+        return train.lr * warmup(epoch, train.warmup_epochs)
     if train.schedule == "multistep":
-        return train.lr * 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
-    done = (epoch - train.warmup_epochs) / (train.epochs - train.warmup_epochs)
-    return train.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return train.lr * multistep(epoch, train.milestones)
+    return train.lr * cosine(epoch - train.warmup_epochs, train.epochs - train.warmup_epochs)
 
 
 def parameter_groups(modules: nn.Module, weight_decay: float) -> list[dict]:

@@ -1,56 +1,73 @@
 """The training loop (`r2r train`), read from top to bottom.
 
-A killed run goes on from its last checkpoint, which lies outside the workspace (`$R2R_CACHE/train/<fingerprint>/`,
-by default under `~/.cache/render2real`), since DVC deletes outputs and throws whole checkouts away. A step depends on
-the weights before it and on (seed, step) only, so that the run ends with the same bytes as one that was never killed.
+A killed run goes on from its last checkpoint, and a setting that was trained before is taken from the cache
+(`$R2R_CACHE/train/<fingerprint>`): DVC deletes outputs and throws whole checkouts away. A step depends on the weights
+before it and on (seed, step) only, so that a resumed run ends with the bytes of one that was never killed.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import shutil
-import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from stages.params import Params, ParamsError, Train, pick_device
-from stages.store import StoreError, cache_folder, fingerprint, replacing
-from stages.train.backbones import Card, create_backbone, normalise, save_backbone
-from stages.train.data import FaceDataset, batches
+from stages.knobs import ParamsError, check, pick_device
+from stages.store import fingerprint, link, write_json
+from stages.train.backbones import Card, save_backbone
+from stages.train.data import Channels, FaceDataset, batches, epoch_steps
 from stages.train.heads import create_head
+from stages.train.knobs import Train
+from stages.train.networks import create_backbone, create_on_meta, normalise
 from stages.train.schedule import learning_rate, parameter_groups
+from stages.training import Loop, Part, made_once, write_curve
+
+if TYPE_CHECKING:
+    from stages.params import Params
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CURVE_ROWS = 200  # of plots/train.csv, at most
+CODE = (
+    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "schedule")),
+    "training/schedules",
+    "store/codec",
+)
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
     """Train on `train.data`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
 
     Raises:
-        StoreError: no aligned images, or broken ones.
-        ParamsError: fewer images than a batch, a device that is not there, or a loss that is no longer finite.
+        StoreError: no images, or broken ones.
+        ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
     """
     train, device = params.train, prepare_device(params.train)
+    channels: Channels = create_on_meta(train.backbone).channels
+    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
+    check_batches(train, len(data))
+    key = run_fingerprint(params, data, device)
+    entry = made_once("train", key, "trained", lambda folder: learn(params, data, device, key, folder))
+    link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
+    link(entry.path / "train.csv", root / "plots/train.csv")
+    write_json(root / "metrics/train.json", entry.numbers)
+
+
+def learn(params: Params, data: FaceDataset, device: torch.device, key: str, folder: Path) -> Mapping[str, float]:
+    """Train, and write backbone and curve to `folder`; returns the metrics."""
+    train = params.train
     torch.set_num_threads(train.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(params.seed)
-
-    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip)
-    epoch_steps = len(data) // train.batch_size
-    if epoch_steps == 0:
-        raise ParamsError(f"train.batch_size is {train.batch_size}, but there are only {len(data)} images")
-    steps = train.epochs * epoch_steps
+    data.hint()
+    data.hold()
+    keep = train.last_batch == "keep"
+    per_epoch = epoch_steps(len(data), train.batch_size, keep)
+    steps = train.epochs * per_epoch
 
     backbone = create_backbone(train.backbone)
     head = create_head(train, backbone.embedding, len(data.identities))
@@ -58,71 +75,59 @@ def run(params: Params, root: Path = Path(".")) -> None:
     model.to(memory_format=torch.channels_last)  # as the images arrive
     optimizer = torch.optim.SGD(parameter_groups(model, train.weight_decay), lr=train.lr, momentum=train.momentum)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-    curve = torch.zeros(steps, 2)  # loss and accuracy of every step
 
-    key = run_fingerprint(params, data, device)
-    checkpoint = cache_folder() / "train" / key / "checkpoint.pt"
-    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    start = load_checkpoint(checkpoint, parts, curve) if checkpoint.is_file() else 0
-    saved = time.monotonic()
-
-    keys = batches(len(data), train.batch_size, start, steps, params.seed)
+    parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    names, minutes, hint = ("loss", "accuracy"), train.checkpoint_minutes, remedy(train)
+    loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
+    keys = batches(len(data), train.batch_size, loop.start, steps, params.seed, keep)
     loader = DataLoader(data, batch_sampler=keys, num_workers=train.workers)
-    bar = tqdm(
-        desc="train", initial=start * train.batch_size, total=steps * train.batch_size, unit="img", smoothing=0.1
-    )
-    for step, (images, labels) in enumerate(loader, start):
+    for step, (images, labels) in zip(loop, loader, strict=True):
         torch.manual_seed(params.seed * 2**32 + step)  # of the dropout in AdaFace's networks
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(train, step / epoch_steps)
+            group["lr"] = learning_rate(train, step / per_epoch)
         labels = labels.to(device)
         with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
             embeddings = backbone(normalise(images.to(device)))
         logits, cosines = head(embeddings.float(), labels)
         loss = F.cross_entropy(logits, labels)
-        if not torch.isfinite(loss):
-            raise ParamsError(
-                f"the loss is {loss.item()} in step {step} of {steps}: training diverged. Lower train.lr "
-                f"({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip})"
-            )
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         if train.clip:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+            nn.utils.clip_grad_norm_(backbone.parameters(), train.clip)
         scaler.step(optimizer)
         scaler.update()
+        loop.record(loss=loss, accuracy=(cosines.argmax(1) == labels).float().mean())
 
-        accuracy = (cosines.argmax(1) == labels).float().mean()
-        curve[step] = torch.stack([loss.detach(), accuracy]).cpu()
-        bar.update(train.batch_size)
-        bar.set_postfix(epoch=step // epoch_steps, loss=f"{curve[step, 0]:.2f}", refresh=False)
-        if time.monotonic() - saved >= 60 * train.checkpoint_minutes:
-            save_checkpoint(checkpoint, parts, curve, step + 1)
-            saved = time.monotonic()
-    bar.close()
-
-    card = Card(
-        train.backbone,
-        backbone.embedding,
-        identities=len(data.identities),
-        images=len(data),
-        head=train.head,
-        fingerprint=key,
-    )
-    save_backbone(root / "data/train/backbone.safetensors", backbone, card)
-    write_curve(root / "plots/train.csv", curve.numpy(), train, epoch_steps)
-    loss, accuracy = curve[-epoch_steps:].double().mean(0).tolist()
-    metrics = {
-        "identities": len(data.identities),
-        "images": len(data),
+    counts = {"identities": len(data.identities), "images": len(data)}
+    card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
+    save_backbone(folder / "backbone.safetensors", backbone, card)
+    write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
+    last = loop.means(per_epoch)
+    return {
+        **counts,
         "steps": steps,
-        "loss": round(loss, 4),  # of the last epoch, as is the accuracy
-        "accuracy": round(100 * accuracy, 2),
+        "loss": round(last["loss"], 4),  # of the last epoch, as is the accuracy
+        "accuracy": round(100 * last["accuracy"], 2),
     }
-    with replacing(root / "metrics/train.json") as partial:
-        partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+
+
+def check_batches(train: Train, images: int) -> None:
+    """Refuse an epoch without a batch, or with one of a single image.
+
+    Raises:
+        ParamsError: with the numbers, and what to do.
+    """
+    keep = train.last_batch == "keep"
+    check(
+        epoch_steps(images, train.batch_size, keep) > 0,
+        f"train.batch_size is {train.batch_size}, but there are only {images} images",
+    )
+    check(
+        not keep or images % train.batch_size != 1,
+        f"train.last_batch is keep, but of {images} images in batches of {train.batch_size} the last one has a single "
+        "image, which no batch norm can learn from: set train.last_batch to drop, or another train.batch_size",
+    )
 
 
 def prepare_device(train: Train) -> torch.device:
@@ -140,41 +145,35 @@ def prepare_device(train: Train) -> torch.device:
 
 
 def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:
-    """What a run's steps depend on; the data, the knobs but those that cannot matter, the code and torch."""
-    knobs = replace(params.train, data="", workers=0, checkpoint_minutes=0.0, device=device.type)
-    return fingerprint(params.seed, knobs, data.fingerprints, torch.__version__, code=["train"])
+    """What a run's steps depend on: the images, the knobs that matter here, the code and torch."""
+    idle: dict[str, object] = {"data": "elsewhere", "workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    if device.type == "cuda":
+        idle["threads"] = 1
+    if params.train.head != "adaface":
+        idle |= {"h": 0.0, "t_alpha": 1.0}
+    if params.train.schedule != "multistep":
+        idle["milestones"] = ()
+    knobs = replace(params.train, **idle)  # type: ignore[arg-type]
+    return fingerprint(params.seed, knobs, data.faces.digest(), torch.__version__, code=CODE)
 
 
-def save_checkpoint(path: Path, parts: dict[str, Any], curve: torch.Tensor, step: int) -> None:
-    """Write the state after `step` steps, whole or not at all."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    with replacing(path) as partial:
-        torch.save({"step": step, "curve": curve, **state}, partial)
+def remedy(train: Train) -> str:
+    """What to do when a training diverges."""
+    return (
+        f"Lower train.lr ({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip})"
+    )
 
 
-def load_checkpoint(path: Path, parts: dict[str, Any], curve: torch.Tensor) -> int:
-    """Restore the parts and the curve in place; returns the number of steps done.
+def rows(train: Train, per_epoch: int) -> Callable[[int, Mapping[str, float]], dict[str, str | int]]:
+    """The rows of `plots/train.csv`: means of losses and accuracies (%), the last step's number and learning rate."""
 
-    Raises:
-        StoreError: the file is broken.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load promises no type
-        raise StoreError(f"{path}: not a readable checkpoint ({error}); delete it to train from the start") from error
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    curve.copy_(state["curve"])
-    return state["step"]
+    def row(done: int, means: Mapping[str, float]) -> dict[str, str | int]:
+        return {
+            "step": done,
+            "epoch": f"{done / per_epoch:.3f}",
+            "loss": f"{means['loss']:.4f}",
+            "accuracy": f"{100 * means['accuracy']:.2f}",
+            "lr": f"{learning_rate(train, (done - 1) / per_epoch):.6f}",
+        }
 
-
-def write_curve(path: Path, curve: np.ndarray, train: Train, epoch_steps: int) -> None:
-    """Write loss, accuracy (%) and learning rate over the steps, averaged down to at most `CURVE_ROWS` rows."""
-    with replacing(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "epoch", "loss", "accuracy", "lr"])
-        for window in np.array_split(np.arange(len(curve)), min(CURVE_ROWS, len(curve))):
-            loss, accuracy = curve[window].mean(0, dtype=np.float64)
-            step = int(window[-1]) + 1
-            epoch, lr = step / epoch_steps, learning_rate(train, window[-1] / epoch_steps)
-            writer.writerow([step, f"{epoch:.3f}", f"{loss:.4f}", f"{100 * accuracy:.2f}", f"{lr:.6f}"])
+    return row

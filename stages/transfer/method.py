@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stages.params import Params
     from stages.run.machine import Machine
 
+LEARNED = "data/fit"  # the value of `transfer.weights` that means what the stage `fit` learned
+
 
 class MethodKnobs:
     """What a method's block of knobs says of the method beside its values.

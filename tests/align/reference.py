@@ -1,9 +1,24 @@
-"""MTCNN once more, as a plain loop over one image in float64, straight from the files' own arrays (HWIO, [in, out])."""
+"""MTCNN once more, a plain loop over one image in float64, by the arrays of the package `mtcnn` (HWIO, [in, out])."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from safetensors.numpy import load_file
 
-from stages.align.mtcnn import official_weights
+from stages.align.mtcnn import WEIGHTS
+
+
+def official_weights(name):
+    """The arrays as the package has them, in its order: features, offsets, landmarks, probability."""
+    state = {key: array for key, array in load_file(WEIGHTS).items() if key.startswith(name)}
+    heads = sorted({key.split(".")[1] for key in state} - {"features"})
+    layers = [*sorted({key.rsplit(".", 1)[0] for key in state if "features" in key}, key=lambda key: (key[-1], key))]
+    layers += [f"{name}.{head}" for head in (*heads[1:], heads[0])]
+    arrays = []
+    for layer in layers:
+        weight = state[f"{layer}.weight"]
+        arrays.append(weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T)
+        arrays += [state[f"{layer}.bias"]] if f"{layer}.bias" in state else []
+    return arrays
 
 
 def convolution(x, kernel, bias):

@@ -1,4 +1,6 @@
-from importlib.metadata import distribution
+import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.align import mtcnn as module
-from stages.align.mtcnn import MTCNN, AreaResizer, load_official, official_weights, suppress
-from stages.store import StoreError
+from stages.align.mtcnn import MTCNN, crops, level, load_official, suppress
 from tests.align import reference
 
 
@@ -68,12 +69,18 @@ def test_prelu_equals_torchs():
     assert torch.equal(layer(x), F.prelu(x, layer.weight))
 
 
-def test_missing_weights_name_the_package(monkeypatch):
-    with pytest.raises(StoreError, match=r"qnet\.lz4.*install mtcnn"):
-        official_weights("qnet")
-    monkeypatch.setattr(module, "distribution", lambda name: distribution("no-such-package"))
-    with pytest.raises(StoreError, match=r"rnet\.lz4.*install mtcnn"):
-        official_weights("rnet")
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("pnet", "13b6e2c6d49be93cf0eb957a139daa5c8ba4d6b162ccc644ff2125c19a73f524"),
+        ("rnet", "5073c2b622b16c4cd7acca5408838f9b8e703c39a9bfb4f14382c23a756d0ef2"),
+        ("onet", "112f10e8fa59867395794dbcb6f5c49c239365d4dcc91703841e0231bf1197c7"),
+    ],
+)
+def test_the_weights_are_those_of_the_package(name, digest):
+    """SHA-256 over the arrays of mtcnn 1.0.0's `assets/weights/*.lz4`, one after the other."""
+    content = b"".join(np.ascontiguousarray(array).tobytes() for array in reference.official_weights(name))
+    assert hashlib.sha256(content).hexdigest() == digest
 
 
 def test_weights_of_another_network_do_not_load():
@@ -87,25 +94,21 @@ def test_level_is_area_interpolation(size):
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     for height, width in ((13, 14), (40, 33)):
         expected = (F.interpolate(floats, (height, width), mode="area") - 127.5) / 128
-        torch.testing.assert_close(AreaResizer(images).level(height, width), expected, rtol=0, atol=2e-7)
-
-
-def test_an_overflown_integral_changes_no_mean():
-    resizer = AreaResizer(images_of(1, 30, 40))
-    before = resizer.level(13, 17)
-    resizer.integral += np.uint32(2**32 - 1000)
-    assert torch.equal(resizer.level(13, 17), before)
+        torch.testing.assert_close(level(images, height, width, range(height)), expected, rtol=0, atol=2e-7)
+        assert torch.equal(
+            level(images, height, width, range(5, 9)), level(images, height, width, range(height))[:, :, 5:9]
+        )
 
 
 def test_crops_are_the_means_of_their_windows():
     images = images_of(3, 50, 70)
     begin, end = np.array([[3, 5], [0, 0], [60, 40], [7, 9]]), np.array([[40, 31], [70, 50], [62, 41], [8, 50]])
     image = np.array([2, 0, 1, 1])
-    crops = AreaResizer(images).crops(image, begin, end, 24)
+    made = crops(images, image, begin, end, 24)
     for row in range(4):
         (x0, y0), (x1, y1) = begin[row], end[row]
         expected = reference.resize(images[image[row], y0:y1, x0:x1], 24, 24)
-        np.testing.assert_allclose(crops[row].permute(1, 2, 0).numpy(), expected, atol=2e-7)
+        np.testing.assert_allclose(made[row].permute(1, 2, 0).numpy(), expected, atol=2e-7)
 
 
 def boxes_of(n, seed=0):
@@ -158,6 +161,42 @@ def test_an_image_is_detected_the_same_in_any_batch(mtcnn, portraits, photograph
             assert np.array_equal(a.boxes, b.boxes)
             assert np.array_equal(a.scores, b.scores)
             assert np.array_equal(a.landmarks, b.landmarks)
+
+
+@pytest.mark.parametrize("height", [89, 90])
+@pytest.mark.parametrize("at_once", [{"level": 1 << 11}, {"level": 12 * 79}, {"pixels": 1}, {"rnet": 3, "onet": 2}])
+def test_bands_and_batches_change_no_box(photograph, height, at_once):
+    """A band of 2^11 cells has 25 of 54 rows of the first level; one of 12 rows is the least."""
+    mtcnn, pieces = MTCNN(), MTCNN()
+    pieces.at_once = {**pieces.at_once, **at_once}
+    image = np.concatenate([photograph[20:200:2, 160:290:2], photograph[20:200:2, 290:160:-2]], 1)[:height]
+    for a, b in zip(mtcnn.detect([image, image]), pieces.detect([image, image]), strict=True):
+        assert len(a) == len(b) == 2
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-3)
+        np.testing.assert_allclose(a.landmarks, b.landmarks, atol=1e-3)
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from stages.align.mtcnn import MTCNN
+mtcnn = MTCNN()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+mtcnn.detect([np.zeros((100, 100, 3), np.uint8)])
+before = peak()
+images = np.random.default_rng(0).integers(0, 256, (2, 3000, 4000, 3), np.uint8)
+mtcnn.detect(images)
+print(before, peak())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux")
+def test_memory_of_12_megapixels():
+    """Two photographs: half a GB, they and their copies included, over what the libraries take."""
+    done = subprocess.run([sys.executable, "-c", PEAK], stdout=subprocess.PIPE, text=True, check=True)
+    before, peak = map(float, done.stdout.split())
+    assert peak < 1.5
+    assert peak - before < 0.5
 
 
 def test_the_largest_face_comes_first(mtcnn, photograph):

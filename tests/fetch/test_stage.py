@@ -333,7 +333,7 @@ def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(
         fetch.get(["casia"], PARAMS, tmp_path)
 
 
-def test_a_linked_benchmark_is_named_by_its_protocol_and_missed_when_it_is_gone(tmp_path, data, cache):
+def test_a_linked_benchmark_is_known_by_its_protocol_and_brought_back(tmp_path, data, cache):
     mine = rfw(tmp_path / "mine/rfw")
     knobs = params(benchmarks=("rfw",), mirror=str(tmp_path / "mine"))
     fetch.run(knobs, tmp_path)
@@ -345,8 +345,8 @@ def test_a_linked_benchmark_is_named_by_its_protocol_and_missed_when_it_is_gone(
     assert after["files"] == before["files"] == ["rfw"]
     assert after["content"] != before["content"] != ""
     (data / "benchmarks/rfw").unlink()  # DVC restores no links
-    with pytest.raises(StoreError, match="benchmarks/rfw: is gone"):
-        check_manifest(data / "benchmarks")
+    check_manifest(data / "benchmarks")
+    assert (data / "benchmarks/rfw").samefile(mine)
 
 
 # ------------------------------------------------------------------------------------------------------ by path
@@ -371,7 +371,12 @@ def test_someone_elses_images_are_source_and_target_by_path(tmp_path, data):
     numbers = metrics(tmp_path)
     assert (numbers["source_identities"], numbers["source_images"], numbers["target_images"]) == (6, 12, 12)
     before = read_manifest(data / "source")
-    assert before["path"] == "mine"
+    assert before["links"] == {"set": "mine"}
+    assert read_manifest(data / "target")["links"] == {"target.zip": str(mine)}
+    for name in ("source/set", "target/target.zip"):  # DVC restores no links
+        (data / name).unlink()
+        check_manifest(data / name.split("/")[0])
+        assert (data / name).samefile(mine)
     (mine / "p0/0.png").write_bytes((mine / "p1/0.png").read_bytes())
     fetch.run(knobs, tmp_path)
     assert read_manifest(data / "source")["content"] != before["content"]  # DVC does not look into linked folders

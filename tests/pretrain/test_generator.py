@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -6,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from pretrain import generator
 from pretrain.generator import (
     LENGTH,
+    STAGE,
     Training,
     batch_rows,
     create_denoiser,
@@ -16,27 +19,27 @@ from pretrain.generator import (
     crop,
     fit,
     pyramid_l1,
-    read_faces,
+    read_examples,
+    samples,
     schedule,
     train,
 )
-from stages.store import StoreError, encode, write_shard
-from stages.transfer.arc2face import Arc2FacePipeline
-from stages.transfer.arc2face.pipeline import PROMPT
+from stages.store import StoreError, encode, entries, write_shard
+from stages.training import Loop
+from stages.transfer.arc2face.pipeline import PROMPT, Arc2FacePipeline
 
 TINY = Training(
     size=16,
-    vae_channels=(8, 16),
+    vae_channels=(4, 8),
     latent_channels=2,
-    unet_channels=(16, 16, 16),
+    unet_channels=(8, 8, 8),
     text_layers=1,
-    vae_steps=6,
+    vae_steps=3,
     vae_crop=8,
-    vae_whole=2,
-    steps=6,
+    vae_whole=1,
+    steps=4,
     batch_size=8,
     bf16=False,
-    checkpoint_every=4,
 )
 
 
@@ -47,7 +50,7 @@ class Colours:
         self.path = path
 
     def embed(self, images):
-        colour = images.mean(axis=(1, 2)) / 255
+        colour = np.stack(images).mean(axis=(1, 2)) / 255
         return np.concatenate([colour, np.ones((len(images), 5))], axis=1).astype(np.float32)
 
 
@@ -70,13 +73,13 @@ def folder(tmp_path_factory):
             colour = np.random.default_rng(number).integers(30, 225, 3)
             images.append(encode((colour + rng.integers(-20, 20, (16, 16, 1))).astype(np.uint8)))
         columns = {"identity": identity, "sample": sample.astype(np.int32)}
-        write_shard(root / f"{shard}.h5", columns, images, fingerprint=f"images {shard}")
+        write_shard(root / f"{shard}.h5", columns, images)
     return root
 
 
 @pytest.fixture
-def faces(folder, tmp_path):
-    return read_faces(folder, folder / "encoder.onnx", tmp_path / "embed")
+def examples(folder):
+    return read_examples(folder, folder / "encoder.onnx")
 
 
 def state(folder):
@@ -96,38 +99,36 @@ def weights(folder):
     }
 
 
-def test_faces_meet_their_vectors(faces):
-    assert len(faces.images) == 24
-    torch.testing.assert_close(faces.vectors.norm(dim=1), torch.ones(24))
-    pixels = faces.pixels(np.arange(24), 16)
+def test_faces_meet_their_vectors(examples):
+    assert len(examples.faces) == 24
+    torch.testing.assert_close(examples.vectors.norm(dim=1), torch.ones(24))
+    pixels = examples.pixels(np.arange(24), 16)
     assert pixels.shape == (24, 3, 16, 16)
     colour = (pixels.mean(dim=(2, 3)) + 1) / 2
-    torch.testing.assert_close(colour, faces.vectors[:, :3] / faces.vectors[:, 3:4], atol=0.03, rtol=0)
-    assert faces.pixels(np.arange(2), 8).shape == (2, 3, 8, 8)
+    torch.testing.assert_close(colour, examples.vectors[:, :3] / examples.vectors[:, 3:4], atol=0.03, rtol=0)
+    assert examples.pixels(np.arange(2), 8).shape == (2, 3, 8, 8)
     for row in range(0, 24, 2):  # two images a person
-        mean = F.normalize(faces.vectors[row : row + 2].mean(dim=0), dim=0)
-        torch.testing.assert_close(faces.prototypes[row : row + 2], mean.expand(2, -1))
+        mean = F.normalize(examples.vectors[row : row + 2].mean(dim=0), dim=0)
+        torch.testing.assert_close(examples.prototypes[row : row + 2], mean.expand(2, -1))
 
 
 def test_embeddings_are_kept_until_the_encoder_changes(folder, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        Colours, "embed", lambda self, images, embed=Colours.embed: calls.append(1) or embed(self, images)
-    )
+    calls, embed = [], Colours.embed
+    monkeypatch.setattr(Colours, "embed", lambda self, images: calls.append(1) or embed(self, images))
     encoder = tmp_path / "encoder.onnx"
     encoder.write_bytes(b"one")
-    first, second = (read_faces(folder, encoder, tmp_path / "embed") for _ in range(2))
-    assert len(calls) == 2
-    assert first.fingerprint == second.fingerprint
+    first, second = (read_examples(folder, encoder) for _ in range(2))
+    assert len(calls) == 1
+    assert first.digest == second.digest
     torch.testing.assert_close(first.vectors, second.vectors)
     encoder.write_bytes(b"two")
-    assert read_faces(folder, encoder, tmp_path / "embed").fingerprint != first.fingerprint
-    assert len(calls) == 4
+    assert read_examples(folder, encoder).digest != first.digest
+    assert len(calls) == 2
 
 
 def test_no_images_is_an_error(tmp_path):
-    with pytest.raises(StoreError, match="no image shards"):
-        read_faces(tmp_path, tmp_path / "encoder.onnx", tmp_path / "embed")
+    with pytest.raises(StoreError, match="no set of faces"):
+        read_examples(tmp_path / "none", tmp_path / "encoder.onnx")
 
 
 def test_crops_are_parts_of_their_images():
@@ -184,86 +185,110 @@ def test_the_pyramid_weighs_a_flat_error_once_and_detail_more():
     assert pyramid_l1(noise, torch.zeros_like(noise)) > noise.abs().mean()
 
 
-def test_the_average_and_the_optimizer_are_the_textbooks(tmp_path):
+def line(lr=0.1, knobs=TINY, steps=5, key="0" * 64):
+    """Fit a line."""
+    torch.manual_seed(0)
+    model, data = torch.nn.Linear(1, 1), torch.linspace(-1, 1, 8)[:, None]
+    loss = fit("line", model, lambda *_: F.mse_loss(model(data), 3 * data + 1), steps, 8, lr, knobs, key)
+    return model, data, loss
+
+
+def test_the_average_and_the_optimizer_are_the_textbooks():
     """A line fitted by hand: AdamW, the moving average of its weights, and the learning rate of each step."""
     knobs = replace(TINY, warmup=0.0, ema=0.9)
-    model = torch.nn.Linear(1, 1)
-    weights = [torch.nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]
-    data = torch.linspace(-1, 1, 8)[:, None]
-
+    torch.manual_seed(0)
+    weights = list(torch.nn.Linear(1, 1).parameters())
+    model, data, last = line(knobs=knobs)
     optimizer = torch.optim.AdamW(weights, lr=0.1, betas=(0.9, 0.99), weight_decay=1e-4)
     average = [weight.detach().clone() for weight in weights]
+    losses = []
     for step in range(5):
         optimizer.param_groups[0]["lr"] = 0.1 * schedule(step, 5, 0.0)
         optimizer.zero_grad()
-        F.mse_loss(data @ weights[0].T + weights[1], 3 * data + 1).backward()
+        loss = F.mse_loss(data @ weights[0].T + weights[1], 3 * data + 1)
+        losses.append(loss.item())
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         decay = min(0.9, (1 + step) / (10 + step))
         average = [decay * old + (1 - decay) * new.detach() for old, new in zip(average, weights, strict=True)]
-
-    fit(
-        model,
-        lambda step, generator: F.mse_loss(model(data), 3 * data + 1),
-        5,
-        0.1,
-        knobs,
-        tmp_path / "line.pt",
-        "line",
-    )
     for parameter, expected in zip(model.parameters(), average, strict=True):
         torch.testing.assert_close(parameter.detach(), expected)
+    assert last == pytest.approx(np.mean(losses))
+
+
+def test_what_was_trained_is_loaded(monkeypatch):
+    first, _, loss = line()
+    monkeypatch.setattr(Loop, "__iter__", lambda self: pytest.fail("trained again"))
+    again, _, same = line()
+    assert same == loss
+    assert torch.equal(first.weight, again.weight)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        line(key="1" * 64)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_training_lowers_the_loss_and_saves_what_loads(faces, tmp_path, prediction):
-    training = replace(TINY, vae_steps=60, steps=80, lr=3e-3, vae_lr=3e-3, prediction=prediction, checkpoint_every=1000)
-    pipeline = train(faces, training, tmp_path)
-    for name in ("vae", "denoiser"):
-        losses = torch.load(tmp_path / f"{name}.pt")["losses"]
-        assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5]), name
+def test_training_lowers_the_loss_and_saves_what_loads(examples, tmp_path, monkeypatch, prediction):
+    curves, means = [], Loop.means
+    monkeypatch.setattr(Loop, "means", lambda self: curves.append(self.curve["loss"]) or means(self))
+    larger = {"vae_channels": (8, 16), "unet_channels": (16, 16, 16), "vae_lr": 3e-3, "lr": 3e-3}
+    training = replace(TINY, vae_steps=40, steps=80, prediction=prediction, **larger)
+    pipeline = train(examples, training, tmp_path)
+    for losses in curves:
+        assert losses[-10:].mean() < 0.8 * losses[:5].mean()
+    assert len(curves) == 2
     loaded = Arc2FacePipeline.from_pretrained(tmp_path / "generator", dtype=torch.float32, low_cpu_mem_usage=False)
     loaded.set_progress_bar_config(disable=True)
     assert loaded.scheduler.config.prediction_type == prediction
     images = [
-        each(faces.vectors[:3], [torch.Generator().manual_seed(n) for n in range(3)], steps=3).int()
+        each(examples.vectors[:3], [torch.Generator().manual_seed(n) for n in range(3)], steps=3).int()
         for each in (pipeline, loaded)
     ]
     assert images[0].shape == (3, 16, 16, 3)
     assert (images[0] - images[1]).abs().float().mean() < 3  # of 255: fp16 weights
-    weights = (tmp_path / "generator/unet/diffusion_pytorch_model.safetensors").stat().st_size
-    assert weights < 2.1 * sum(parameter.numel() for parameter in pipeline.unet.parameters()) + 50_000
+    size = (tmp_path / "generator/unet/diffusion_pytorch_model.safetensors").stat().st_size
+    assert size < 2.1 * sum(parameter.numel() for parameter in pipeline.unet.parameters()) + 50_000
+    page = samples(pipeline, examples, rows=2, columns=2)
+    assert page.ndim == 3
+    assert page.std() > 10
 
 
-def test_a_resumed_training_gives_the_same_bits(faces, tmp_path, monkeypatch):
-    train(faces, TINY, tmp_path / "whole")
+def test_a_resumed_training_gives_the_same_bits(examples, tmp_path, monkeypatch):
+    train(examples, TINY, tmp_path / "whole")
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "another"))
     schedule_of, steps = schedule, []
 
     def killed(step, *arguments):
         steps.append(step)
-        if len(steps) == 12:  # in the second phase, after its first checkpoint
+        if len(steps) == 6:  # in the second phase
             raise KeyboardInterrupt
         return schedule_of(step, *arguments)
 
-    monkeypatch.setattr("pretrain.generator.schedule", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(faces, TINY, tmp_path / "resumed")
-    monkeypatch.setattr("pretrain.generator.schedule", schedule_of)
-    train(faces, TINY, tmp_path / "resumed")
+    with monkeypatch.context() as patch:
+        patch.setattr(generator, "schedule", killed)
+        patch.setattr("stages.training.loop.time.monotonic", lambda: 1e6 * len(steps))  # a checkpoint every step
+        with pytest.raises(KeyboardInterrupt):
+            train(examples, TINY, tmp_path / "resumed")
+    starts = []
+    build = Loop.__init__
+    monkeypatch.setattr(Loop, "__init__", lambda self, *a, **k: (build(self, *a, **k), starts.append(self.start))[0])
+    train(examples, TINY, tmp_path / "resumed")
+    assert starts == [2]  # the VAE was there already
     assert state(tmp_path / "resumed/generator") == state(tmp_path / "whole/generator")
 
 
-def test_a_checkpoint_of_another_training_is_refused(faces, tmp_path):
-    train(faces, replace(TINY, vae_steps=1, steps=1), tmp_path)
-    with pytest.raises(StoreError, match=r"vae\.pt: of other knobs or data"):
-        train(faces, replace(TINY, vae_steps=1, steps=1, seed=1), tmp_path)
+def test_another_denoiser_takes_the_same_vae(examples, tmp_path):
+    train(examples, replace(TINY, steps=1), tmp_path)
+    train(examples, replace(TINY, steps=1, lr=1e-3), tmp_path)
+    names = sorted(entry.path.stem for entry in entries(STAGE))
+    assert names == ["denoiser", "denoiser", "embeddings", "vae"]
 
 
-def test_training_goes_on_from_a_generator(faces, tmp_path):
-    train(faces, TINY, tmp_path / "first")
+def test_training_goes_on_from_a_generator(examples, tmp_path):
+    train(examples, TINY, tmp_path / "first")
     start = tmp_path / "first/generator"
     onward = replace(TINY, vae_steps=0, steps=2, lr=1e-6, seed=1)
-    train(faces, onward, tmp_path / "second", start)
+    train(examples, onward, tmp_path / "second", start)
     before, after = (weights(folder / "generator") for folder in (tmp_path / "first", tmp_path / "second"))
     assert before.keys() == after.keys()
     for name, weight in before.items():
@@ -272,10 +297,24 @@ def test_training_goes_on_from_a_generator(faces, tmp_path):
             assert torch.equal(after[name], weight), name  # of no steps of its own
     for path in (tmp_path / "second/generator").rglob("*.json"):
         assert str(tmp_path) not in path.read_text(), path
-    with pytest.raises(StoreError, match=r"denoiser\.pt: of other knobs or data"):
-        train(faces, onward, tmp_path / "second")
 
 
-def test_bf16_trains(faces, tmp_path):
-    train(faces, replace(TINY, vae_steps=2, steps=2, bf16=True), tmp_path)
-    assert np.isfinite(torch.load(tmp_path / "denoiser.pt")["losses"]).all()
+def test_a_part_that_lacks_a_tensor_is_no_start(examples, tmp_path):
+    """`from_pretrained` would fill it with random numbers."""
+    from safetensors.torch import save_file
+
+    train(examples, replace(TINY, vae_steps=1, steps=1), tmp_path)
+    for part in ("text_encoder/model", "unet/diffusion_pytorch_model"):
+        path = tmp_path / f"generator/{part}.safetensors"
+        whole, state = path.read_bytes(), load_file(path)
+        state.pop(next(iter(state)))
+        os.unlink(path)
+        save_file(state, path, metadata={"format": "pt"})
+        with pytest.raises(RuntimeError, match="Missing key"):
+            generator.load_denoiser(tmp_path / "generator")
+        path.write_bytes(whole)
+    generator.load_denoiser(tmp_path / "generator")
+
+
+def test_bf16_trains(examples, tmp_path):
+    train(examples, replace(TINY, vae_steps=2, steps=2, bf16=True), tmp_path)

@@ -3,19 +3,13 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from stages.params import ParamsError
+from stages.knobs import ParamsError
 from stages.store import StoreError
-from stages.train.backbones import (
-    BACKBONES,
-    Card,
-    create_backbone,
-    create_on_meta,
-    load_backbone,
-    normalise,
-    save_backbone,
-)
+from stages.train.backbones import BACKBONES, Card, create_backbone, find_networks, load_backbone, save_backbone
+from stages.train.networks import IRBlock, create_on_meta, normalise
 
 # Of the official checkpoints: trained parameters, and entries of the state_dict and a digest of their names and shapes.
 OFFICIAL = {
@@ -35,6 +29,84 @@ def test_layout_is_the_official_one(name):
     listing = "".join(sorted(f"{entry} {tuple(tensor.shape)}\n" for entry, tensor in state.items()))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert (parameters, len(state), hashlib.sha256(listing.encode()).hexdigest()) == OFFICIAL[name]
+
+
+def norms(name, width):
+    return {f"{name}.{kind}": (width,) for kind in ("weight", "bias", "running_mean", "running_var")}
+
+
+def adaface_listing(depths, bottleneck=False, squeeze=False):
+    """Names and shapes of AdaFace's `net.py`, written out from its facts."""
+    wide = 4 if bottleneck else 1
+    out = {"input_layer.0.weight": (64, 3, 3, 3), **norms("input_layer.1", 64), "input_layer.2.weight": (64,)}
+    block, before = 0, 64
+    for width, depth in zip((64 * wide, 128 * wide, 256 * wide, 512 * wide), depths, strict=True):
+        for _ in range(depth):
+            at = f"body.{block}"
+            if before != width:
+                out |= {
+                    f"{at}.shortcut_layer.0.weight": (width, before, 1, 1),
+                    **norms(f"{at}.shortcut_layer.1", width),
+                }
+            at += ".res_layer"
+            out |= norms(f"{at}.0", before)
+            if bottleneck:
+                mid = width // 4
+                out |= {f"{at}.1.weight": (mid, before, 1, 1), **norms(f"{at}.2", mid), f"{at}.3.weight": (mid,)}
+                out |= {f"{at}.4.weight": (mid, mid, 3, 3), **norms(f"{at}.5", mid), f"{at}.6.weight": (mid,)}
+                out |= {f"{at}.7.weight": (width, mid, 1, 1), **norms(f"{at}.8", width)}
+            else:
+                out |= {f"{at}.1.weight": (width, before, 3, 3), **norms(f"{at}.2", width), f"{at}.3.weight": (width,)}
+                out |= {f"{at}.4.weight": (width, width, 3, 3), **norms(f"{at}.5", width)}
+            if squeeze:
+                out[f"{at}.se_block.fc1.weight"] = (width // 16, width, 1, 1)
+                out[f"{at}.se_block.fc2.weight"] = (width, width // 16, 1, 1)
+            block, before = block + 1, width
+    out |= {
+        **norms("output_layer.0", before),
+        "output_layer.3.weight": (512, before * 49),
+        "output_layer.3.bias": (512,),
+    }
+    return out | {"output_layer.4.running_mean": (512,), "output_layer.4.running_var": (512,)}
+
+
+def insightface_listing(depths):
+    """Names and shapes of insightface's `iresnet.py`, written out from its facts."""
+    out = {"conv1.weight": (64, 3, 3, 3), **norms("bn1", 64), "prelu.weight": (64,)}
+    before = 64
+    for stage, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True), 1):
+        for block in range(depth):
+            at = f"layer{stage}.{block}"
+            out |= {**norms(f"{at}.bn1", before), f"{at}.conv1.weight": (width, before, 3, 3)}
+            out |= {**norms(f"{at}.bn2", width), f"{at}.prelu.weight": (width,)}
+            out |= {f"{at}.conv2.weight": (width, width, 3, 3), **norms(f"{at}.bn3", width)}
+            if block == 0:
+                out |= {f"{at}.downsample.0.weight": (width, before, 1, 1), **norms(f"{at}.downsample.1", width)}
+            before = width
+    out |= {**norms("bn2", 512), "fc.weight": (512, 512 * 49), "fc.bias": (512,)}
+    return out | norms("features", 512)
+
+
+LISTINGS = {
+    "ir_18": adaface_listing((2, 2, 2, 2)),
+    "ir_50": adaface_listing((3, 4, 14, 3)),
+    "ir_101": adaface_listing((3, 13, 30, 3)),
+    "iresnet18": insightface_listing((2, 2, 2, 2)),
+    "iresnet100": insightface_listing((3, 13, 30, 3)),
+    # of these the facts hold no listing; those above vouch for the way it is written out
+    "ir_34": adaface_listing((3, 4, 6, 3)),
+    "ir_152": adaface_listing((3, 8, 36, 3), bottleneck=True),
+    "ir_se_50": adaface_listing((3, 4, 14, 3), squeeze=True),
+    "iresnet34": insightface_listing((3, 4, 6, 3)),
+    "iresnet200": insightface_listing((6, 26, 60, 6)),
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_layout_is_what_the_facts_say(name):
+    state = create_on_meta(name).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    assert shapes == LISTINGS[name]
 
 
 def shuffled(name):
@@ -87,6 +159,26 @@ def insightface_forward(state, x, depths, stem_stride):
             x = x + y
     x = norm(x, state, "bn2").flatten(1)
     return norm(F.linear(x, state["fc.weight"], state["fc.bias"]), state, "features")
+
+
+def test_bottleneck_and_squeeze_written_out():
+    torch.manual_seed(0)
+    block = IRBlock(32, 64, 2, bottleneck=True, squeeze=True).eval()
+    state = block.state_dict()
+    for tensor in state.values():
+        if tensor.dim() == 1:
+            tensor.copy_(torch.empty_like(tensor).uniform_(0.5, 1.5))
+    x = torch.randn(2, 32, 8, 8)
+    y = F.conv2d(norm(x, state, "res_layer.0"), state["res_layer.1.weight"])
+    y = F.prelu(norm(y, state, "res_layer.2"), state["res_layer.3.weight"])
+    y = F.conv2d(y, state["res_layer.4.weight"], padding=1)
+    y = F.prelu(norm(y, state, "res_layer.5"), state["res_layer.6.weight"])
+    y = norm(F.conv2d(y, state["res_layer.7.weight"], stride=2), state, "res_layer.8")
+    weights = F.relu(y.mean((2, 3)) @ state["res_layer.se_block.fc1.weight"][:, :, 0, 0].T)
+    weights = torch.sigmoid(weights @ state["res_layer.se_block.fc2.weight"][:, :, 0, 0].T)
+    short = norm(F.conv2d(x, state["shortcut_layer.0.weight"], stride=2), state, "shortcut_layer.1")
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), short + y * weights[:, :, None, None])
 
 
 @pytest.mark.parametrize(
@@ -153,6 +245,97 @@ def test_loads_an_official_insightface_checkpoint(tmp_path):
     assert torch.equal(loaded.fc.weight, network.fc.weight)
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    return shuffled("iresnet_tiny").state_dict()
+
+
+def under(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda state: state,
+        lambda state: under("module.", state),
+        lambda state: under("_orig_mod.", state),
+        lambda state: under("module._orig_mod.", state),
+        lambda state: under("backbone.", state),
+        lambda state: under("backbone.", state) | {"head.kernel": torch.zeros(3)},
+        lambda state: {
+            "epoch": 1,
+            "state_dict_backbone": state,
+            "state_dict_softmax_fc": {"weight": torch.zeros(3, 4)},
+        },
+        lambda state: {"state_dict": under("model.", state) | {"head.t": torch.zeros(1)}},
+        lambda state: {"model": {"net": under("module.", state)}, "optimizer": {"state": {0: {"m": torch.zeros(2)}}}},
+        lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
+        lambda state: {name: value for name, value in state.items() if name != "bn1.num_batches_tracked"},
+        lambda state: {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
+    ],
+    ids=[
+        "bare",
+        "module",
+        "compiled",
+        "both",
+        "backbone",
+        "beside-a-head",
+        "gpu0",
+        "lightning",
+        "deep",
+        "old",
+        "part",
+        "half",
+    ],
+)
+def test_the_same_weights_as_people_save_them(tmp_path, tiny, saved):
+    torch.save(saved(tiny), tmp_path / "a.pth")
+    network, card = load_backbone(tmp_path / "a.pth")
+    assert card == Card("iresnet_tiny", 256, channels="rgb")
+    assert torch.equal(network.prelu.weight, tiny["prelu.weight"].half().float()) or torch.equal(
+        network.prelu.weight, tiny["prelu.weight"]
+    )
+    names = [name for name in tiny if not name.endswith("num_batches_tracked")]
+    for name in names:
+        torch.testing.assert_close(network.state_dict()[name], tiny[name], rtol=1e-3, atol=1e-3)
+
+
+def test_safetensors_without_a_card(tmp_path, tiny):
+    save_file(under("module.", tiny), tmp_path / "a.safetensors")
+    network, card = load_backbone(tmp_path / "a.safetensors")
+    assert card == Card("iresnet_tiny", 256, channels="rgb")
+    assert torch.equal(network.fc.weight, tiny["fc.weight"])
+
+
+def made_of_nothing(name):
+    """A network's tensors of no memory."""
+    state = create_on_meta(name).state_dict()
+    return {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in state.items()}
+
+
+def test_the_order_of_the_channels_is_that_of_who_trained_it():
+    for prefix, channels in (("", "bgr"), ("model.", "bgr"), ("net.", "rgb"), ("model.net.", "rgb")):  # net.: CVLface
+        (found,) = find_networks({"state_dict": under(prefix, made_of_nothing("ir_50"))})
+        assert (found.backbone, found.card.channels) == ("ir_50", channels)
+    (found,) = find_networks(made_of_nothing("iresnet200"))
+    assert (found.backbone, found.card.channels) == ("iresnet200", "rgb")
+
+
+def test_two_networks_in_a_file_are_not_chosen_from(tmp_path, tiny):
+    torch.save({"model": tiny, "ema": under("module.", tiny)}, tmp_path / "a.pth")
+    with pytest.raises(StoreError, match=r"several networks, iresnet_tiny \(model\), iresnet_tiny \(ema module.\)"):
+        load_backbone(tmp_path / "a.pth")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, tiny):
+    state = dict(tiny)
+    state["bn2.running_var"] = torch.full_like(tiny["bn2.running_var"], float("inf"))
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(StoreError, match=r"a.pth: bn2.running_var holds numbers that are not finite"):
+        load_backbone(tmp_path / "a.pth")
+
+
 class Payload:
     ran = False
 
@@ -186,11 +369,23 @@ def test_refuses_other_weights(tmp_path):
     with pytest.raises(StoreError, match=r"not the weights of iresnet18"):
         load_backbone(tmp_path / "a.safetensors")
     save_backbone(tmp_path / "b.safetensors", create_backbone("iresnet_tiny"), Card("vgg", 512))
-    with pytest.raises(StoreError, match=r"'vgg', which is none of"):
+    with pytest.raises(StoreError, match=r"'vgg' that sees 'rgb'; known are ir_18"):
         load_backbone(tmp_path / "b.safetensors")
+    save_backbone(tmp_path / "d.safetensors", create_backbone("iresnet_tiny"), Card("iresnet_tiny", 256, "gbr"))
+    with pytest.raises(StoreError, match="sees 'gbr'"):
+        load_backbone(tmp_path / "d.safetensors")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "c.pth")
     with pytest.raises(StoreError, match=r"1 entries \(conv1.weight.*weights of none of"):
         load_backbone(tmp_path / "c.pth")
+
+
+def test_what_is_nearly_a_network_is_told_what_it_lacks_and_has(tmp_path, tiny):
+    state = {name: value for name, value in tiny.items() if name != "layer2.0.prelu.weight"}
+    torch.save({"state_dict": under("module.", state | {"extra": torch.zeros(1)})}, tmp_path / "a.pth")
+    with pytest.raises(
+        StoreError, match=r"of iresnet_tiny, the nearest, it lacks layer2.0.prelu.weight \(1\) and has extra \(1\)"
+    ):
+        load_backbone(tmp_path / "a.pth")
 
 
 def test_every_backbone_differs():

@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from stages.store import StoreError, write_shard
-from stages.train.data import FaceDataset, batches
+from stages.knobs import ParamsError
+from stages.store import StoreError, encode, write_shard
+from stages.train.augment import augment
+from stages.train.data import AUGMENT, FaceDataset, batches, epoch_steps
 from tests.train.conftest import made_up_people
 
 IDENTITIES = [30, 7, 12]  # not in sorted order
@@ -23,25 +25,25 @@ def test_rows_are_the_shards_images_with_labels_by_rank(folder):
     assert data.identities.tolist() == [7, 12, 30]
     for index in range(12):
         image, label = data[0, index]
-        assert np.array_equal(image, made[int(data.identity[index]), int(data.sample[index])])
-        assert data.identities[label] == data.identity[index]
+        assert np.array_equal(image, made[int(data.faces.identity[index]), int(data.faces.sample[index])])
+        assert data.identities[label] == data.faces.identity[index]
 
 
-def test_shards_memory_and_workers_change_nothing(tmp_path, folder, write_aligned):
+def test_shards_memory_and_workers_forked_or_spawned_change_nothing(tmp_path, folder, write_aligned):
     people = list(made_up_people(IDENTITIES, range(4)))
     write_aligned(tmp_path / "other", people[::-1], rows_per_shard=5)
     knobs = {"seed": 3, "probability": 0.5, "flip": 0.5}
-    sets = [
-        FaceDataset(folder, **knobs),
-        FaceDataset(tmp_path / "other", **knobs),
-        FaceDataset(folder, **knobs, memory=0),
-    ]
-    assert sets[2].images is None
+    held, others, read = (FaceDataset(path, **knobs) for path in (folder, tmp_path / "other", folder))
+    held.hold()
+    others.hold()
+    read.hold(memory=0)
+    assert held.images is not None
+    assert read.images is None
     results = []
-    for data in sets:
-        for workers in (0, 2):
-            loader = DataLoader(data, batch_sampler=batches(12, 5, 0, 4, seed=3), num_workers=workers)
-            results.append([(images, labels) for images, labels in loader])
+    for data, workers, start in ((held, 0, None), (others, 0, None), (held, 1, "fork"), (read, 2, "spawn")):
+        keys = batches(12, 5, 0, 4, seed=3)
+        loader = DataLoader(data, batch_sampler=keys, num_workers=workers, multiprocessing_context=start)
+        results.append([(images, labels) for images, labels in loader])
     for result in results[1:]:
         for (images, labels), (first_images, first_labels) in zip(result, results[0], strict=True):
             assert torch.equal(images, first_images)
@@ -70,34 +72,63 @@ def test_batches_from_the_middle_are_the_same():
     assert all(len(batch) == 4 for batch in whole)
 
 
-def test_no_shards(tmp_path):
-    with pytest.raises(StoreError, match="no training set; run `r2r align`"):
-        FaceDataset(tmp_path)
+def test_the_last_batch_is_kept_or_dropped():
+    assert (epoch_steps(14, 4), epoch_steps(14, 4, keep=True), epoch_steps(12, 4, keep=True)) == (3, 4, 3)
+    keys = list(batches(images=14, batch_size=4, start=0, stop=8, seed=5, keep=True))
+    assert [len(batch) for batch in keys] == [4, 4, 4, 2] * 2
+    assert [batch[0][0] for batch in keys] == [0] * 4 + [1] * 4
+    assert sorted(index for batch in keys[4:] for _, index in batch) == list(range(14))
+    dropped = list(batches(images=14, batch_size=4, start=0, stop=3, seed=5))
+    assert dropped == keys[:3]  # the same order
+    assert list(batches(images=14, batch_size=4, start=5, stop=8, seed=5, keep=True)) == keys[5:]
 
 
-def test_an_image_twice(tmp_path, write_aligned):
-    people = list(made_up_people([1, 2], range(2)))
-    write_aligned(tmp_path, [*people, people[1]], rows_per_shard=3)
-    with pytest.raises(
-        StoreError, match=r"identity 1, sample 1 is in .*00000.h5, row 1 and again in .*00001.h5, row 1"
-    ):
+def test_a_set_stored_as_bgr_is_read_as_rgb(folder):
+    plain, swapped = FaceDataset(folder), FaceDataset(folder, stored="bgr")
+    swapped.hold()
+    for index in range(3):
+        assert np.array_equal(swapped[0, index][0], plain[0, index][0][..., ::-1])
+
+
+def test_a_network_that_sees_bgr_has_its_augmentations_see_it(folder):
+    """Official AdaFace turns the channels round before it augments: grey is weighed the other way round."""
+    knobs = {"seed": 3, "probability": 1.0, "flip": 0.5}
+    data, plain = FaceDataset(folder, **knobs, channels="bgr"), FaceDataset(folder)
+    different = 0
+    for index in range(12):
+        bgr = np.ascontiguousarray(plain[0, index][0][..., ::-1])
+        rng = np.random.default_rng([3, AUGMENT, 0, data.faces.identity[index], data.faces.sample[index]])
+        assert np.array_equal(data[0, index][0], augment(bgr, rng, 1.0, 0.5))
+        different += not np.array_equal(data[0, index][0], FaceDataset(folder, **knobs)[0, index][0][..., ::-1])
+    assert different  # so the order matters
+    same = FaceDataset(folder, stored="bgr", channels="bgr")
+    assert np.array_equal(same[0, 0][0], plain[0, 0][0])
+
+
+def test_swapped_colours_are_hinted_at(tmp_path, write_aligned, capsys):
+    """Skin is red; where it is blue, the set is stored as BGR."""
+    for name, colour in (("skin", (200, 150, 120)), ("swapped", (120, 150, 200))):
+        people = [(identity, 0, np.full((112, 112, 3), colour, np.uint8)) for identity in range(4)]
+        write_aligned(tmp_path / name, people)
+    FaceDataset(tmp_path / "skin").hint()
+    FaceDataset(tmp_path / "swapped", stored="bgr").hint()
+    assert capsys.readouterr().err == ""
+    FaceDataset(tmp_path / "swapped").hint()
+    assert "swapped: red and blue look swapped" in (said := capsys.readouterr().err)
+    assert "train.channels to bgr" in said
+
+
+def test_one_identity_teaches_nothing(tmp_path, write_aligned):
+    write_aligned(tmp_path, made_up_people([4], range(8)))
+    with pytest.raises(ParamsError, match=r"train\.data: .* holds 8 images of one identity.*the folder above"):
         FaceDataset(tmp_path)
 
 
 def test_an_image_that_does_not_decode_or_has_another_size(tmp_path):
-    columns = {"identity": np.array([1]), "sample": np.array([0])}
-    write_shard(tmp_path / "00000.h5", columns, [b"no image"], fingerprint="")
+    columns = {"identity": np.array([1, 2]), "sample": np.array([0, 0])}
+    write_shard(tmp_path / "00000.h5", columns, [b"no image"] * 2)
     with pytest.raises(StoreError, match=r"00000.h5, row 0: does not decode"):
-        FaceDataset(tmp_path)
-    from stages.store import encode
-
-    write_shard(tmp_path / "00000.h5", columns, [encode(np.zeros((96, 112, 3), np.uint8))], fingerprint="")
+        FaceDataset(tmp_path).hold()
+    write_shard(tmp_path / "00000.h5", columns, [encode(np.zeros((96, 112, 3), np.uint8))] * 2)
     with pytest.raises(StoreError, match=r"00000.h5, row 0: 112x96 pixels; aligned square images"):
-        FaceDataset(tmp_path)
-
-
-def test_a_broken_shard(folder):
-    path = folder / "00000.h5"
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(StoreError, match=r"00000.h5: not a readable shard"):
-        FaceDataset(folder)
+        FaceDataset(tmp_path).hold()

@@ -5,8 +5,7 @@ import pytest
 import torch
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
-from stages.store import StoreError
-from stages.train.backbones import Card, create_backbone, normalise, save_backbone
+from stages.train.backbones import Card, normalise, save_backbone
 from stages.train.export import export
 from tests.train.test_backbones import shuffled
 
@@ -61,9 +60,12 @@ def test_the_same_bytes_again_and_input_as_insightface_names_it(tmp_path, backbo
     assert len(graph.output) == 1
 
 
-def test_no_bgr_network(tmp_path):
-    network = create_backbone("iresnet_tiny")
+def test_the_file_of_a_bgr_network_sees_rgb(tmp_path, backbone, images):
+    _, network = backbone
     save_backbone(tmp_path / "bgr.safetensors", network, Card("iresnet_tiny", network.embedding, channels="bgr"))
-    with pytest.raises(StoreError, match="a BGR network"):
-        export(tmp_path / "bgr.safetensors", tmp_path / "encoder.onnx")
-    assert not (tmp_path / "encoder.onnx").exists()
+    export(tmp_path / "bgr.safetensors", tmp_path / "encoder.onnx", half=False)
+    with torch.no_grad():
+        expected = network(normalise(torch.from_numpy(images), "bgr")).numpy()
+    encoder = ArcFaceONNX(str(tmp_path / "encoder.onnx"))
+    embeddings = encoder.get_feat([cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in images])  # it feeds RGB
+    np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-3)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.params import Train
-from stages.train.heads import AdaFace, ArcFace, CosFace, create_head
+from stages.train.heads import AdaFace, ArcFace, ArcFaceExact, CosFace, create_head
+from stages.train.knobs import Train
 
 N, D, C = 12, 16, 7
 
@@ -32,9 +32,10 @@ def cosines_by_loop(embeddings, kernel):
     ("head", "with_margin"),
     [
         (ArcFace(D, C, margin=0.5, scale=64), lambda cosine: math.cos(math.acos(cosine) + 0.5)),
+        (ArcFaceExact(D, C, margin=0.5, scale=64), lambda cosine: math.cos(math.acos(cosine) + 0.5)),
         (CosFace(D, C, margin=0.4, scale=30), lambda cosine: cosine - 0.4),
     ],
-    ids=["arcface", "cosface"],
+    ids=["arcface", "arcface-exact", "cosface"],
 )
 def test_fixed_margins_by_loop(batch, head, with_margin):
     embeddings, labels = batch
@@ -71,6 +72,115 @@ def test_adaface_by_loop(batch):
     assert head.batch_std.item() == pytest.approx(std)
 
 
+def gradients_by_loop(embeddings, kernel, labels, logits, scale, slopes):
+    """Of the mean cross-entropy by embeddings and kernel, written out in float64.
+
+    slopes: [n, c] d(logit / scale) / d(cosine).
+    """
+    e, k = embeddings.detach().numpy(), kernel.detach().numpy()
+    by_embedding, by_kernel = np.zeros_like(e), np.zeros_like(k)
+    for i in range(len(e)):
+        odds = np.exp(logits[i] - logits[i].max())
+        share = odds / odds.sum()
+        for c in range(k.shape[1]):
+            by_cosine = scale * (share[c] - (c == int(labels[i]))) / len(e) * slopes[i, c]
+            long, wide = math.sqrt(e[i] @ e[i]), math.sqrt(k[:, c] @ k[:, c])
+            cosine = e[i] @ k[:, c] / long / wide
+            by_embedding[i] += by_cosine * (k[:, c] / wide - cosine * e[i] / long) / long
+            by_kernel[:, c] += by_cosine * (e[i] / long - cosine * k[:, c] / wide) / wide
+    return by_embedding, by_kernel
+
+
+@pytest.mark.parametrize("name", ["arcface", "arcface-exact", "cosface", "adaface"])
+def test_gradients_by_loop(batch, name):
+    """insightface's ArcFace passes the margin as identity; the exact one and AdaFace have the formula's slope."""
+    embeddings, labels = batch[0].clone().requires_grad_(), batch[1]
+    head = create_head(Train(head=name, margin=0.5, scale=8, t_alpha=0.4), D, C).double()
+    logits, _ = head(embeddings, labels)
+    F.cross_entropy(logits, labels).backward()
+    slopes = np.ones((N, C))
+    for i, label in enumerate(labels):
+        angle = math.acos(cosines_by_loop(embeddings.detach(), head.kernel)[i, label])
+        if name == "arcface-exact":
+            slopes[i, label] = math.sin(angle + 0.5) / math.sin(angle)
+        if name == "adaface":
+            norm = min(max(embeddings[i].norm().item(), 0.001), 100)
+            z = (norm - head.batch_mean.item()) / (head.batch_std.item() + 1e-3) * 0.333
+            slopes[i, label] = math.sin(angle - 0.5 * min(max(z, -1), 1)) / math.sin(angle)
+    parts = gradients_by_loop(embeddings, head.kernel, labels, logits.detach().numpy(), 8, slopes)
+    np.testing.assert_allclose(embeddings.grad, parts[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(head.kernel.grad, parts[1], rtol=1e-9, atol=1e-10)
+
+
+def at_cosine(head, cosine):
+    """d(own logit) / d(own cosine) of one embedding at this cosine to its centre, in the plane of two centres."""
+    head = head.double()
+    with torch.no_grad():
+        head.kernel.copy_(torch.eye(2))
+    along = torch.tensor(math.acos(cosine), dtype=torch.float64, requires_grad=True)  # the angle
+    logits, _ = head(torch.stack([along.cos(), along.sin()])[None], torch.tensor([0]))
+    logits[0, 0].backward()
+    return -along.grad.item() / math.sin(along.item())
+
+
+def test_where_the_official_gradient_and_the_formulas_part():
+    near, far = 0.9999, math.cos(math.pi - 0.4)
+    assert at_cosine(ArcFace(2, 2, 0.5, 1), near) == pytest.approx(1)
+    assert at_cosine(ArcFace(2, 2, 0.5, 1), far) == pytest.approx(1)
+    assert at_cosine(ArcFaceExact(2, 2, 0.5, 1), near) == pytest.approx(
+        math.sin(math.acos(near) + 0.5) / math.sin(math.acos(near))
+    )
+    assert at_cosine(ArcFaceExact(2, 2, 0.5, 1), near) > 30
+    assert at_cosine(ArcFaceExact(2, 2, 0.5, 1), far) < 0  # past pi - m it drives away
+
+
+@pytest.mark.parametrize(("head", "at_one"), [(ArcFace, math.cos(0.5)), (CosFace, 0.5)])
+def test_a_perfect_cosine_is_one(head, at_one):
+    """insightface clamps at 1, not below."""
+    made = head(2, 2, margin=0.5, scale=1).double()
+    with torch.no_grad():
+        made.kernel.copy_(torch.eye(2))
+    logits, cosines = made(torch.tensor([[3.0, 0.0], [0.0, -1.0]], dtype=torch.float64), torch.tensor([0, 0]))
+    assert cosines.tolist() == [[1, 0], [0, -1]]
+    assert logits[0].tolist() == pytest.approx([at_one, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["arcface", "arcface-exact", "cosface"])
+def test_filtering_by_loop(batch, name):
+    """Other classes' cosines above the threshold become 0 and take no gradient; the own class never does."""
+    embeddings, labels = batch[0].clone().requires_grad_(), batch[1].clone()
+    labels[:3] = -1  # of no class: no margin, and every class is another
+    threshold = 0.2
+    kinds = {"margin": 0.3, "scale": 8, "interclass_filtering_threshold": threshold}
+    head = create_head(Train(head=name, **kinds), D, C).double()
+    plain = create_head(Train(head=name, margin=0.3, scale=8), D, C).double()
+    plain.load_state_dict(head.state_dict())
+    logits, cosines = head(embeddings, labels)
+    expected = plain(embeddings, labels)[0].detach().numpy()
+    filtered = 0
+    for i, label in enumerate(labels.tolist()):
+        for c in range(C):
+            if c != label and cosines[i, c] > threshold:
+                expected[i, c] = 0
+                filtered += 1
+    assert 5 < filtered < N * C / 2
+    np.testing.assert_allclose(logits.detach(), expected, atol=1e-12)
+    rows, columns = np.nonzero(expected == 0)
+    logits[rows, columns].sum().backward()
+    assert not embeddings.grad.any()
+
+
+@pytest.mark.parametrize("name", ["arcface", "arcface-exact", "cosface", "adaface"])
+def test_an_image_of_no_class_gets_no_margin(batch, name):
+    embeddings, labels = batch[0], batch[1].clone()
+    labels[[0, 4]] = -1
+    head = create_head(Train(head=name, margin=0.3, scale=8), D, C).double()
+    logits, cosines = head(embeddings, labels)
+    torch.testing.assert_close(logits[[0, 4]], 8 * cosines[[0, 4]])
+    known = labels != -1
+    assert (logits[known, labels[known]] < 8 * cosines[known, labels[known]]).all()
+
+
 def test_adaface_clips_quality_and_angle():
     head = AdaFace(2, 2, margin=0.4, scale=1, h=5, t_alpha=0)
     with torch.no_grad():
@@ -101,7 +211,7 @@ def test_quality_takes_no_gradient(batch):
     assert (along < 1e-8 * embeddings.grad.norm(dim=1).clamp(min=1)).all()
 
 
-@pytest.mark.parametrize("name", ["adaface", "arcface", "cosface"])
+@pytest.mark.parametrize("name", ["adaface", "arcface", "arcface-exact", "cosface"])
 def test_gradients_are_finite_at_the_ends_and_differ_from_none_elsewhere(name):
     head = create_head(Train(head=name), 4, 3)
     with torch.no_grad():

@@ -1,11 +1,14 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from stages.params import ParamsError, Train
-from stages.train.backbones import create_on_meta
+from stages.knobs import ParamsError
+from stages.train.heads import MARGINS
+from stages.train.knobs import Backbone, Head, Train
+from stages.train.networks import BACKBONES, create_on_meta
 from stages.train.schedule import learning_rate, parameter_groups
 
 
@@ -60,17 +63,14 @@ def test_frozen_parameters_are_left_out():
     assert not any(p is network.features.weight for p in grouped)
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        {"head": "softmax"},
-        {"schedule": "linear"},
-        {"epochs": 0},
-        {"batch_size": 1},
-        {"lr": 0.0},
-        {"warmup_epochs": 8.0},
-    ],
-)
-def test_knobs_out_of_range_name_themselves(knobs):
-    with pytest.raises(ParamsError, match=f"train.{next(iter(knobs))}"):
-        Train(**knobs)
+def test_knobs_that_do_not_fit_each_other():
+    with pytest.raises(ParamsError, match=r"train.warmup_epochs is 8.0: less than train.epochs = 8"):
+        Train(warmup_epochs=8.0)
+    with pytest.raises(ParamsError, match=r"train.interclass_filtering_threshold is of arcface and cosface"):
+        Train(interclass_filtering_threshold=0.4)
+    Train(head="cosface", interclass_filtering_threshold=0.4)
+
+
+def test_the_knobs_name_every_network_and_every_head():
+    assert set(get_args(Backbone)) == set(BACKBONES)
+    assert set(get_args(Head)) == {"adaface", *MARGINS}

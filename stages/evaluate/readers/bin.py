@@ -1,8 +1,8 @@
 """InsightFace's `.bin`: a pickle of (2p encoded images, p labels); images 2i and 2i + 1 are pair i.
 
 lfw, calfw, cplfw, agedb_30, cfp_fp and cfp_ff are distributed like this, and RFW by TFace. A pickle is a program; this
-one is run on an unpickler that knows bytes, bools, lists and tuples, and stand-ins for the few names that NumPy's and
-Python 2's pickles of those mention. Nothing else can be named, so nothing can be called.
+one is run on an unpickler that knows bytes, bools, numbers, lists and tuples, and stand-ins for the few names that
+NumPy's and Python 2's pickles of those mention. Nothing else can be named, so nothing can be called.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import numpy as np
 
 from stages.evaluate.benchmarks import Images, Pairs
 from stages.store import StoreError
-
-BOOLS, BYTES = ("b1", "?", "bool"), ("u1", "uint8")  # NumPy's codes
 
 
 def read_bin(path: Path) -> Pairs:
@@ -45,7 +43,8 @@ def read_bin(path: Path) -> Pairs:
             f"{path}: truncated or no InsightFace .bin ({type(error).__name__}: {error}); fetch it again"
         ) from None
     if not (isinstance(value, list) and len(value) == 2):
-        raise StoreError(f"{path}: holds a {type(value).__name__}, where (images, labels) was expected")
+        what = f"{len(value)} parts" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise StoreError(f"{path}: holds {what}, where (images, labels) was expected")
     images = [_bytes(path, number, image) for number, image in enumerate(_items(path, value[0], "images"))]
     same = np.array([_bool(path, number, label) for number, label in enumerate(_items(path, value[1], "labels"))], bool)
     if len(images) % 2:
@@ -65,13 +64,20 @@ class _NotAllowed(Exception):
 
 
 class _Dtype:
-    """Stands in for `numpy.dtype`: remembers its code."""
+    """Stands in for `numpy.dtype`: remembers its code and the order of its bytes."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
-        self.code = code.decode("latin1") if isinstance(code, bytes) else str(code)
+        self.code, self.order = _text(code), "<"
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.order = _text(state[1])
+
+    def numbers(self, raw: bytes) -> np.ndarray:
+        """The raw bytes as bools, integers or floats."""
+        if self.code.lstrip("<>|=")[:1] not in ("b", "?", "i", "u", "f"):
+            raise ValueError(f"values of type {self.code}")
+        dtype = np.dtype(self.code)
+        return np.frombuffer(raw, dtype.newbyteorder(">") if self.order == ">" else dtype)
 
 
 class _Array:
@@ -84,22 +90,21 @@ class _Array:
         _, _, self.dtype, _, self.raw = state
 
     def plain(self) -> Any:
-        """A list of bools, or of objects, or bytes."""
-        code = self.dtype.code if self.dtype else ""
+        """A list of objects or numbers, or bytes."""
         if isinstance(self.raw, list):
             return _plain(self.raw)
-        if code in BOOLS:
-            return [byte != 0 for byte in self.raw]
-        if code in BYTES:
-            return bytes(self.raw)
-        raise ValueError(f"an array of {code or 'nothing'}, where bools or bytes were expected")
+        numbers = (self.dtype or _Dtype("nothing")).numbers(self.raw)
+        return numbers.tobytes() if numbers.dtype == np.uint8 else numbers.tolist()
 
 
-def _scalar(dtype: _Dtype, raw: bytes) -> int:
-    """Stands in for a NumPy scalar: a bool or an integer."""
-    if dtype.code not in BOOLS and dtype.code[:1] not in ("i", "u"):
-        raise ValueError(f"a scalar of type {dtype.code}")
-    return int.from_bytes(raw, "little")
+def _scalar(dtype: _Dtype, raw: Any) -> Any:
+    """Stands in for a NumPy scalar."""
+    (number,) = dtype.numbers(_latin1(raw, "latin1")).tolist()
+    return number
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -119,6 +124,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _latin1,
     "builtins.bytes": lambda value=b"": bytes(value) if isinstance(value, bytes | list) else b"",
+    "builtins.bytearray": lambda value=b"", encoding="latin1": _latin1(value, encoding),
     "numpy.ndarray": lambda *_: _Array(),
     "numpy.dtype": _Dtype,
 }
@@ -149,6 +155,6 @@ def _bytes(path: Path, number: int, image: Any) -> bytes:
 
 
 def _bool(path: Path, number: int, label: Any) -> bool:
-    if not isinstance(label, int) or label not in (0, 1):
+    if not isinstance(label, int | float) or label not in (0, 1):
         raise StoreError(f"{path}: label {number} is {label!r}, where True or False was expected; fetch it again")
     return bool(label)

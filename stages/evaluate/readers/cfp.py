@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.evaluate.benchmarks import Pairs
-from stages.evaluate.readers.folder import folder_images
+from stages.evaluate.readers.folder import named_images
 from stages.evaluate.readers.text import broken, read_rows
+from stages.images import Archive
 from stages.store import StoreError
 
 
@@ -22,7 +23,8 @@ def read_cfp(root: Path) -> list[Pairs]:
         StoreError: a missing file or image, or a line that cannot be, with the file and the line.
     """
     frontal, profile = (_image_list(root, f"Pair_list_{letter}.txt") for letter in "FP")
-    return [_read(root, "FF", frontal, frontal), _read(root, "FP", frontal, profile)]
+    archive = Archive(root)
+    return [_read(archive, "FF", frontal, frontal), _read(archive, "FP", frontal, profile)]
 
 
 def _image_list(root: Path, name: str) -> list[str]:
@@ -35,11 +37,12 @@ def _image_list(root: Path, name: str) -> list[str]:
     return names
 
 
-def _read(root: Path, protocol: str, left: list[str], right: list[str]) -> Pairs:
-    folds = sorted((root / "Protocol" / "Split" / protocol).glob("[0-9]*"))
+def _read(archive: Archive, protocol: str, left: list[str], right: list[str]) -> Pairs:
+    folds = sorted((archive.path / "Protocol" / "Split" / protocol).glob("[0-9]*"))
     if not folds:
-        raise StoreError(f"{root}/Protocol/Split/{protocol}: no folds; unpack the protocol again")
+        raise StoreError(f"{archive.path}/Protocol/Split/{protocol}: no folds; unpack the protocol again")
     numbers: dict[str, int] = {}
+    label: dict[frozenset[int], bool] = {}
     pairs: list[tuple[int, int, bool]] = []
     sizes = set()
     for fold in folds:
@@ -53,10 +56,13 @@ def _read(root: Path, protocol: str, left: list[str], right: list[str]) -> Pairs
                             fold / file, line, f"image number {text!r}", f"it must be between 1 and {len(names)}"
                         )
                     sides.append(numbers.setdefault(names[int(text) - 1], len(numbers)))
+                if label.setdefault(frozenset(sides), same) != same:
+                    problem = f"the pair {','.join(fields)} stands in a same.txt and in a diff.txt"
+                    raise broken(fold / file, line, problem, "remove the wrong one")
                 pairs.append((sides[0], sides[1], same))
         sizes.add(len(pairs) - before)
     if len(sizes) > 1:
         raise StoreError(f"{fold.parent}: folds of {sorted(sizes)} pairs, where equal ones were expected; unpack again")
     first, second, is_same = np.array(pairs).T
     name = f"cfp_{protocol.lower()}"
-    return Pairs(name, folder_images(root, list(numbers)), first, second, is_same.astype(bool), len(folds))
+    return Pairs(name, named_images(archive, list(numbers)), first, second, is_same.astype(bool), len(folds))

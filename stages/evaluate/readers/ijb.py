@@ -2,8 +2,9 @@
 
 `<name>_face_tid_mid.txt` (image, template, medium), `<name>_template_pair_label.txt` (template, template, 1 or 0),
 `<name>_name_5pts_score.txt` (image, five points x y in px, detector score), and for 1:N search, where present,
-`<name>_1N_gallery_{G1,G2}.csv` or `{S1,S2}` and `<name>_1N_probe_mixed.csv` (template, subject). Images are joined by
-name, so the lines may come in any order.
+`<name>_1N_gallery_{G1,G2}.csv` or `{S1,S2}` and `<name>_1N_probe_mixed.csv` (columns TEMPLATE_ID and SUBJECT_ID;
+without a heading, template and subject come first). Images are joined by name, so the lines may come in any order. Of
+two lines that contradict each other neither is taken.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from stages.evaluate.benchmarks import Landmarks, Search, Templates
-from stages.evaluate.readers.folder import folder_images
-from stages.evaluate.readers.rfw import parse_points
+from stages.evaluate.readers.folder import named_images
+from stages.evaluate.readers.landmarks import line_of_each, parse_points
 from stages.evaluate.readers.text import broken, read_rows
+from stages.images import Archive
 from stages.store import StoreError
 
 MEDIA_SUFFIX = "_face_tid_mid.txt"
@@ -34,12 +36,13 @@ def read_ijb(root: Path) -> Templates:
     prefix = str(media_files[0]).removesuffix(MEDIA_SUFFIX)
 
     landmark_path = Path(f"{prefix}_name_5pts_score.txt")
-    line_of: dict[str, int] = {}
-    points, detector_scores = [], []
+    listed, points, detector_scores = [], [], []
     for line, (name, *numbers, score) in enumerate(read_rows(landmark_path, (12,)), 1):
-        line_of[name] = line
+        listed.append(name)
         points.append(parse_points(landmark_path, line, numbers))
         detector_scores.append(_number(landmark_path, line, score))
+    said = np.c_[np.reshape(points, (-1, 10)), detector_scores]
+    line_of = line_of_each(landmark_path, listed, said)
 
     numbers_of: dict[str, int] = {}
     rows = []
@@ -48,6 +51,7 @@ def read_ijb(root: Path) -> Templates:
             raise broken(media_files[0], line, f"{name} has no landmarks in {landmark_path}", "unpack meta/ again")
         image = numbers_of.setdefault(name, len(numbers_of))
         rows.append((image, _integer(media_files[0], line, template), _integer(media_files[0], line, medium)))
+    line_of_each(media_files[0], [row[:2] for row in rows], [row[2] for row in rows])
     image, template, media = np.array(rows, np.int64).T
 
     names = list(numbers_of)
@@ -61,9 +65,10 @@ def read_ijb(root: Path) -> Templates:
     if not np.isin(label, (0, 1)).all():
         line = int(np.argmin(np.isin(label, (0, 1)))) + 1
         raise broken(pair_path, line, f"label {label[line - 1]}", "1 (same person) or 0 was expected")
+    _check_labels(pair_path, first, second, label)
     return Templates(
         root.name,
-        folder_images(root / "loose_crop", names, landmarks),
+        named_images(Archive(root / "loose_crop"), names, landmarks),
         image,
         template,
         media,
@@ -87,9 +92,26 @@ def _read_search(prefix: str, known: np.ndarray) -> Search | None:
 
 def _read_subjects(path: Path, known: np.ndarray) -> np.ndarray:
     # IJB-C's probe file has further columns, one line an image; a template counts once
-    fields = read_rows(path, tuple(range(2, 20)), ",", skip=1)
-    rows = np.array([[_integer(path, line, text) for text in row[:2]] for line, row in enumerate(fields, 2)], np.int64)
-    _check_templates(path, rows[:, 0], known, 2)
+    fields = [[text.strip(' "\ufeff') for text in row] for row in read_rows(path, tuple(range(2, 20)), ",")]
+    heading = [text.upper() for text in fields[0]]
+    columns, first = [0, 1], 1
+    if not all(text.lstrip("-").isdigit() for text in heading[:2]):
+        if heading.count("TEMPLATE_ID") != 1 or heading.count("SUBJECT_ID") != 1:
+            raise broken(path, 1, f"heading {','.join(fields[0])!r}", "it must name TEMPLATE_ID and SUBJECT_ID")
+        columns, first = [heading.index("TEMPLATE_ID"), heading.index("SUBJECT_ID")], 2
+    rows = np.empty((len(fields) + 1 - first, 2), np.int64)
+    for row, texts in enumerate(fields[first - 1 :]):
+        if len(texts) != len(heading):
+            raise broken(
+                path, row + first, f"{len(texts)} fields where {len(heading)} stand in the first", "unpack again"
+            )
+        rows[row] = [_integer(path, row + first, texts[column]) for column in columns]
+    if not len(rows):
+        raise StoreError(
+            f"{path}: holds no template below its heading; the distribution is incomplete: unpack it again"
+        )
+    _check_templates(path, rows[:, 0], known, first)
+    line_of_each(path, rows[:, 0].tolist(), rows[:, 1].tolist(), first)
     return rows[np.unique(rows[:, 0], return_index=True)[1]]
 
 
@@ -130,6 +152,16 @@ def _number(path: Path, line: int, text: str) -> float:
     if not np.isfinite(value):
         raise broken(path, line, f"detector score {text!r}", "a number was expected: unpack the file again")
     return value
+
+
+def _check_labels(path: Path, first: np.ndarray, second: np.ndarray, label: np.ndarray) -> None:
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.lexsort((low, high))
+    again = np.flatnonzero((np.diff(low[order]) == 0) & (np.diff(high[order]) == 0) & (np.diff(label[order]) != 0))
+    if len(again):
+        before, line = sorted((order[again[0] : again[0] + 2] + 1).tolist())
+        problem = f"pair {first[line - 1]} {second[line - 1]} has another label than in line {before}"
+        raise broken(path, line, problem, "remove the wrong one of the two")
 
 
 def _check_templates(path: Path, templates: np.ndarray, known: np.ndarray, first_line: int) -> None:

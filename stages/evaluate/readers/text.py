@@ -12,14 +12,13 @@ def broken(path: Path, line: int, problem: str, remedy: str) -> StoreError:
     return StoreError(f"{path}, line {line}: {problem}; {remedy}")
 
 
-def read_rows(path: Path, columns: tuple[int, ...], separator: str | None = None, skip: int = 0) -> list[list[str]]:
-    """The fields of each line; row i is line i + 1 + `skip`.
+def read_rows(path: Path, columns: tuple[int, ...], separator: str | None = None) -> list[list[str]]:
+    """The fields of each line; row i is line i + 1.
 
     Args:
         path: a UTF-8 text file.
         columns: the numbers of fields that a line may have.
         separator: between fields; None is any white space.
-        skip: lines of heading.
 
     Raises:
         StoreError: no such file, no lines, an empty line, Windows line ends, or a line with another number of fields.
@@ -32,18 +31,16 @@ def read_rows(path: Path, columns: tuple[int, ...], separator: str | None = None
         line = content[: content.index(b"\r")].count(b"\n") + 1
         raise broken(path, line, "Windows line end", f"convert the file once: sed -i 's/\\r$//' {path.name}")
     try:
-        lines = content.decode().removesuffix("\n").split("\n")[skip:]
+        lines = content.decode().removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise broken(path, line, "not UTF-8 text", "the file is damaged or of another kind: unpack it again") from None
     rows = [text.split(separator) for text in lines]
-    for number, row in enumerate(rows, 1 + skip):
+    for number, row in enumerate(rows, 1):
         if not any(row):
             raise broken(path, number, "empty line", "remove it")
         if len(row) not in columns:
             expected = " or ".join(map(str, columns))
             remedy = "the file is damaged or of another format: unpack it again"
             raise broken(path, number, f"{len(row)} fields where {expected} were expected", remedy)
-    if not rows:
-        raise StoreError(f"{path}: holds no lines; the distribution is incomplete: unpack it again")
     return rows

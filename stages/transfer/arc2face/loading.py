@@ -8,10 +8,10 @@ import diffusers
 import torch
 import transformers
 
-from stages.knobs import pick_device
+from stages.knobs import ParamsError, pick_device
 from stages.store import StoreError, fingerprint
 from stages.transfer.arc2face.knobs import Knobs
-from stages.transfer.arc2face.pipeline import Arc2FacePipeline
+from stages.transfer.arc2face.pipeline import Arc2FacePipeline, scheduler_class
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -26,16 +26,21 @@ def load_pipeline(knobs: Knobs, root: Path = Path("."), device: str | None = Non
         device: of torch; default is the knob's.
 
     Raises:
-        ParamsError: `transfer.device` is cuda, and there is no GPU.
+        ParamsError: `transfer.device` is cuda, and there is no GPU; or diffusers has no such scheduler.
         StoreError: a folder or file of the weights is missing, or they do not fit together.
     """
+    try:
+        scheduler_class(knobs.scheduler)
+    except ValueError as error:
+        raise ParamsError(f"transfer.scheduler: {error}") from None
     options = {"dtype": PRECISIONS[knobs.precision], "low_cpu_mem_usage": False}
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()  # what they warn of is an error here, and said once
     weights = root / knobs.weights
     try:
         if (weights / "model_index.json").is_file():
-            pipeline = Arc2FacePipeline.from_pretrained(weights, **options)
+            pipeline = Arc2FacePipeline.from_parts(weights, **options)
         else:
             pipeline = Arc2FacePipeline.from_official(weights, root / knobs.base, **options)
         if knobs.lora:

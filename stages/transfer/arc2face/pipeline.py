@@ -14,6 +14,7 @@ latents, H x W pixels.
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from stages.store import StoreError
 
 PROMPT = "photo of a id person"
 PLACEHOLDER = "id"
+VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema)(?=[.-])")  # in the name of a file of weights
 
 
 def text_states(
@@ -63,6 +68,52 @@ def text_states(
         return text_encoder(input_ids=tokens).last_hidden_state
     finally:
         hook.remove()
+
+
+def scheduler_class(name: str) -> Any:
+    """The scheduler of diffusers' that bears this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kind = getattr(diffusers, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
+        raise ValueError(f"{name!r} is no scheduler of diffusers, such as DPMSolverMultistepScheduler")
+    return kind
+
+
+def load_part(kind: Any, folder: Path, **options: Any) -> Any:
+    """Load one network of a diffusers folder strictly, whichever way its weights are stored.
+
+    Args:
+        kind: the class, with diffusers' or transformers' `from_pretrained`.
+        folder: of its config and weights: whole or sharded, safetensors or .bin, of a variant such as fp16.
+        options: for `from_pretrained`.
+
+    Raises:
+        StoreError: no folder, no weights, or weights that are not all of this network's and no others.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: not found; it is a part of the generator")
+    names = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+    variants = {VARIANT.search(name)[1] for name in names if VARIANT.search(name)}  # type: ignore[index]
+    plain = [name for name in names if not VARIANT.search(name)]
+    variant = None if plain or not variants else min(variants)
+    try:
+        part, found = kind.from_pretrained(folder, variant=variant, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{folder}: holds no weights of a {kind.__name__} ({error})") from error
+    faults = []
+    for title, key in (
+        ("lacks", "missing_keys"),
+        ("has in addition", "unexpected_keys"),
+        ("differ", "mismatched_keys"),
+    ):
+        odd = sorted(str(name) for name in found.get(key, ()) if not str(name).endswith("position_ids"))
+        faults += [f"{title} {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}"] if odd else []
+    if faults:
+        raise StoreError(f"{folder}: not the weights of this {kind.__name__}: {'; '.join(faults)}")
+    return part
 
 
 class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -116,9 +167,32 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         for folder in (Path(arc2face) / "arc2face", Path(arc2face) / "encoder", Path(base) / "vae"):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder}: not found; it is a part of the official Arc2Face weights and base")
-        unet = UNet2DConditionModel.from_pretrained(arc2face, subfolder="arc2face", **options)
-        text_encoder = CLIPTextModel.from_pretrained(arc2face, subfolder="encoder", **options)
-        return cls.from_pretrained(base, unet=unet, text_encoder=text_encoder, **options)
+        unet = load_part(UNet2DConditionModel, Path(arc2face) / "arc2face", **options)
+        text_encoder = load_part(CLIPTextModel, Path(arc2face) / "encoder", **options)
+        return cls.from_parts(base, unet=unet, text_encoder=text_encoder, **options)
+
+    @classmethod
+    def from_parts(
+        cls, folder: Path | str, unet: Any = None, text_encoder: Any = None, **options: Any
+    ) -> Arc2FacePipeline:
+        """Load a diffusers folder, every weight of it or none: `from_pretrained` draws what is missing at random.
+
+        Args:
+            folder: with `vae/`, `tokenizer/` and `scheduler/`, and `unet/` and `text_encoder/` where none are given.
+            unet, text_encoder: parts from elsewhere.
+            options: for diffusers' `from_pretrained`, such as `dtype`.
+
+        Raises:
+            StoreError: a part is missing, or its weights are another network's.
+        """
+        folder = Path(folder)
+        for part in ("tokenizer", "scheduler"):
+            if not (folder / part).is_dir():
+                raise StoreError(f"{folder / part}: not found; it is a part of the generator")
+        vae = load_part(AutoencoderKL, folder / "vae", **options)
+        unet = unet or load_part(UNet2DConditionModel, folder / "unet", **options)
+        text_encoder = text_encoder or load_part(CLIPTextModel, folder / "text_encoder", **options)
+        return cls.from_pretrained(folder, vae=vae, unet=unet, text_encoder=text_encoder, **options)
 
     def use_scheduler(self, name: str, **options: Any) -> None:
         """Replace the scheduler by another of diffusers', with the same noise schedule.
@@ -126,10 +200,7 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises:
             ValueError: diffusers has no such scheduler.
         """
-        kind = getattr(diffusers, name, None)
-        if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
-            raise ValueError(f"{name!r} is no scheduler of diffusers, such as DPMSolverMultistepScheduler")
-        self.scheduler = getattr(diffusers, name).from_config(self.scheduler.config, **options)
+        self.scheduler = scheduler_class(name).from_config(self.scheduler.config, **options)
 
     def check_inputs(
         self,

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from stages.params import PRECISIONS, check
+from stages.knobs import PRECISIONS, check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 from stages.transfer.codeformer.networks import CodeFormer
 from stages.transfer.ffhq import points_of

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.params import PRECISIONS, check
+from stages.knobs import PRECISIONS, check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 from stages.transfer.ddim.prior import Prior
 from stages.transfer.ffhq import cut, points_of, put_back, resize

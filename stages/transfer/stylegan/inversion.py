@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.params import check
+from stages.knobs import check
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 from stages.transfer.ffhq import cut, points_of, put_back, resize
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.params import check
+from stages.knobs import check
 from stages.transfer.stylegan.networks import Generator
 
 Perceptual = Callable[[Tensor], Tensor]  # [n, 3, h, w] in [0, 255] -> features [n, f], compared by squared distance

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stages.align.warp import ARCFACE_POINTS
-from stages.params import ParamsError
+from stages.knobs import ParamsError
 from stages.transfer.codeformer import Restoration, apply
 from stages.transfer.codeformer.restoration import FFHQ_POINTS, is_gray, match_colour, paste, to_template
 from tests.transfer.codeformer.tiny import tiny

@@ -4,7 +4,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from stages.align.warp import ARCFACE_POINTS
-from stages.params import ParamsError
+from stages.knobs import ParamsError
 from stages.transfer.ddim import Inversion, apply, load_prior, round_trip
 from stages.transfer.ddim.inversion import denoise, invert
 from tests.transfer.ddim.tiny import gaussian, write_prior

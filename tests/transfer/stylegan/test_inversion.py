@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stages.align.warp import ARCFACE_POINTS
-from stages.params import ParamsError
+from stages.knobs import ParamsError
 from stages.transfer.stylegan import Inversion, Inverter, Projection, apply
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
 from tests.transfer.stylegan.tiny import generator, inverter

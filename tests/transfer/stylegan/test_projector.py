@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.params import ParamsError
+from stages.knobs import ParamsError
 from stages.transfer.stylegan.projector import Projection, project, self_correlation, style_statistics
 from tests.transfer.stylegan.tiny import generator
 
