@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 
 SD15_UNET, SD15_DECODER = 803e9, 2515e9  # operations of a step and of a decoding at 512 px, by FlopCounterMode
 
+Scheduler = Literal[  # diffusers' that take Stable Diffusion's noise schedule
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+]
+
 
 @knobs("transfer")
 class Knobs(MethodKnobs):
@@ -28,7 +49,7 @@ class Knobs(MethodKnobs):
     base: str = knob("", "Stable Diffusion 1.5's folder: VAE, tokenizer and scheduler of the official weights")
     lora: str = knob("", "LCM-LoRA's folder or file, fused into the UNet; with it LCMScheduler, guidance 1")
     # its default is DPM-Solver++ 2M, as the official demo
-    scheduler: str = knob("DPMSolverMultistepScheduler", "a scheduler of diffusers")
+    scheduler: Scheduler = knob("DPMSolverMultistepScheduler", "a scheduler of diffusers")
     steps: int = knob(25, "of the scheduler", ge=1)
     guidance: float = knob(3.0, "classifier-free guidance scale; 1 is none", ge=1)
     size: int = knob(0, "px; 0 is what the UNet was trained at", ge=0)

@@ -8,10 +8,10 @@ import diffusers
 import torch
 import transformers
 
-from stages.knobs import ParamsError, pick_device
+from stages.knobs import pick_device
 from stages.store import StoreError, fingerprint
 from stages.transfer.arc2face.knobs import Knobs
-from stages.transfer.arc2face.pipeline import Arc2FacePipeline, scheduler_class
+from stages.transfer.arc2face.pipeline import Arc2FacePipeline
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -26,13 +26,9 @@ def load_pipeline(knobs: Knobs, root: Path = Path("."), device: str | None = Non
         device: of torch; default is the knob's.
 
     Raises:
-        ParamsError: `transfer.device` is cuda, and there is no GPU; or diffusers has no such scheduler.
+        ParamsError: `transfer.device` is cuda, and there is no GPU.
         StoreError: a folder or file of the weights is missing, or they do not fit together.
     """
-    try:
-        scheduler_class(knobs.scheduler)
-    except ValueError as error:
-        raise ParamsError(f"transfer.scheduler: {error}") from None
     options = {"dtype": PRECISIONS[knobs.precision], "low_cpu_mem_usage": False}
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()
@@ -44,9 +40,7 @@ def load_pipeline(knobs: Knobs, root: Path = Path("."), device: str | None = Non
         else:
             pipeline = Arc2FacePipeline.from_official(weights, root / knobs.base, **options)
         if knobs.lora:
-            pipeline.load_lora_weights(str(root / knobs.lora))
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
+            _fuse(pipeline, root / knobs.lora)
         pipeline.use_scheduler(knobs.scheduler)
     except (OSError, ValueError) as error:
         raise StoreError(f"{weights}: no generator can be loaded ({error}); see the block transfer") from error
@@ -62,6 +56,18 @@ def load_pipeline(knobs: Knobs, root: Path = Path("."), device: str | None = Non
         pipeline.unet.compile()
         pipeline.vae.decoder.compile()
     return pipeline
+
+
+def _fuse(pipeline: Arc2FacePipeline, lora: Path) -> None:
+    """Add a LoRA to the weights; diffusers leaves out what finds no place."""
+    state, _ = pipeline.lora_state_dict(str(lora))
+    pipeline.load_lora_weights(str(lora))
+    parts = (pipeline.unet, pipeline.text_encoder)
+    placed = sum(".lora_" in name for part in parts for name in part.state_dict())
+    if placed != len(state):
+        raise StoreError(f"{lora}: {placed} of its {len(state)} tensors fit this generator: of another model")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
 
 
 def weights_digest(knobs: Knobs, root: Path = Path(".")) -> str:

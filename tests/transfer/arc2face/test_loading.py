@@ -98,7 +98,27 @@ def test_weights_that_are_missing_or_broken_are_named(folder, content):
         load(folder)
 
 
-def test_an_unknown_scheduler_is_refused_before_anything_is_loaded(folder):
-    shutil.rmtree(folder / "unet")
-    with pytest.raises(ParamsError, match=r"transfer\.scheduler: 'Foo' is no scheduler"):
-        load(folder, scheduler="Foo")
+def test_a_tokenizer_without_its_words_is_named(folder):
+    for path in (folder / "tokenizer").iterdir():
+        path.unlink()
+    with pytest.raises(StoreError, match=r"tokenizer: no tokenizer\.json"):
+        load(folder)
+
+
+def test_a_lora_of_another_model_is_refused(folder):
+    """One pair of matrices fits and one does not: diffusers takes the one in silence."""
+    fits = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"{fits}.lora_A.weight": torch.zeros(1, 8), f"{fits}.lora_B.weight": torch.zeros(8, 1)}
+    save_file(state, folder.parent / "whole.safetensors")
+    assert_equal(load(folder, lora="whole.safetensors"))
+    other = fits.replace("blocks.0.attentions.0", "blocks.7.attentions.0")
+    state |= {key.replace(fits, other): weight.clone() for key, weight in state.items()}
+    save_file(state, folder.parent / "other.safetensors")
+    with pytest.raises(StoreError, match=r"other\.safetensors: 2 of its 4 tensors fit"):
+        load(folder, lora="other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["Foo", "AutoencoderKL", "FlowMatchEulerDiscreteScheduler"])
+def test_an_unknown_scheduler_is_refused_with_the_parameters(name):
+    with pytest.raises(ParamsError, match=f"transfer.scheduler is '{name}': one of .*'DDIMScheduler'"):
+        Knobs(scheduler=name)
