@@ -183,7 +183,7 @@ def bench_bin(share: float) -> None:
         def read() -> int:
             images: Images = read_bin(path).images
             batches = (range(begin, min(begin + 128, len(images))) for begin in range(0, len(images), 128))
-            return sum(len(load(images, batch, align=False)[0]) for batch in batches)
+            return sum(len(load(images, batch, None)[0]) for batch in batches)
 
         def one_by_one() -> int:
             with path.open("rb") as file:

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -91,9 +91,9 @@ def main(
 ) -> None:
     """What has to be said before the libraries load: where compiled kernels are kept, and that idle threads sleep."""
     if not os.access(Path(__file__).parent, os.W_OK):  # numba would look for a place in the home
-        with _loud():
-            from stages.store import cache_folder
+        from stages.store import cache_folder
 
+        with suppress(RuntimeError):  # no home: said by the commands that need one
             os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
     # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -193,10 +193,12 @@ def evaluate(
         from stages.align.knobs import Align
         from stages.evaluate.knobs import Evaluate
         from stages.knobs import ParamsError, check
+        from stages.store import usable_cache
 
+        usable_cache()
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        blocks: dict[str, dict[str, object]] = {"evaluate": {"flip": flip}, "align": {}}
+        blocks: dict[str, dict[str, Any]] = {"evaluate": {"flip": flip}, "align": {}}
         for text in knob or []:
             name, _, value = text.partition("=")
             block, _, field = name.partition(".")
@@ -226,7 +228,9 @@ def doctor(
     """Say what a run has, lacks and will take, before it starts; exit code 1 if it lacks something."""
     with _loud():
         from stages.params import compose, parse
+        from stages.store import usable_cache
 
+        usable_cache()
         params = parse(yaml.safe_load(compose([f"profile={profile}"]))) if profile else _load()
         if not importlib.import_module("stages.doctor").examine(params):
             raise typer.Exit(1)

@@ -75,6 +75,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     - impostor_mean, impostor_max: cosine of two identities' prototypes.
     - diversity: 1 - cosine of two images of an identity; pixel_diversity: `Seen.spread`, without the encoder.
     - frechet_to_target: squared Fréchet distance to the target images' embeddings, with equally many of each.
+    - colour_change, colour_change_max, source_colour_difference: see `colours`.
     - look_to_target: the same of their `look`, each statistic in standard deviations of the target's: an identity
       encoder is trained to see people and not how they were photographed.
 
@@ -102,14 +103,13 @@ def run(params: Params, root: Path = Path(".")) -> None:
             for part in by_range(folder / name, chosen, keys, STEP)
         ]
 
-    ofs = Part(
-        folder / "target.h5", fingerprint(made_from, target.digest(rows)), [("target", batch) for batch in batches]
-    )
-    sets = {"source": source, "synthesize": generated, "target": target}
+    key = fingerprint(made_from, target.digest(rows))
+    of_target = Part(folder / "target.h5", key, [("target", batch) for batch in batches])
+    sets: dict[str, Any] = {"source": source, "synthesize": generated, "target": target}
     job = Job(
         stage="judge",
         folder=folder,
-        parts=[*shards("source", source), *shards("synthesize", generated), ofs],
+        parts=[*shards("source", source), *shards("synthesize", generated), of_target],
         start=lambda: _judge(params, root, sets),
         write=lambda path, part, results: write_rows(path, results),
         size=lambda item: 1 if item[0] == "target" else len(sets[item[0]].rows(item[1])),
@@ -166,6 +166,7 @@ def _metrics(params: Params, root: Path, chosen: list[int]) -> dict[str, float |
     }
     for name in made:
         numbers |= {name: made[name], f"source_{name}": given[name]}
+    numbers |= colours(before, after)
     return {name: round(value, 4) for name, value in numbers.items() if math.isfinite(value)}
 
 
@@ -235,6 +236,27 @@ def joined(seen: Sequence[Seen]) -> Seen:
         float(np.mean([some.spread for some in seen])),
         sum(some.without_face for some in seen),
     )
+
+
+def colours(before: Sequence[Seen], after: Sequence[Seen]) -> dict[str, float]:
+    """How far the mean colour of an identity's images moves from source to generated, beyond what all move.
+
+    Args:
+        before, after: of m identities, the source and the generated images.
+
+    Returns:
+        colour_change, colour_change_max: mean and largest of the m distances, in RGB of 0 to 255;
+        source_colour_difference: mean distance between two identities' source images, with which they compare.
+    """
+    source, made = (255 * np.stack([seen.looks[:, :3].mean(axis=0) for seen in some]) for some in (before, after))
+    moved = made - source
+    changes = np.linalg.norm(moved - np.median(moved, axis=0), axis=1)
+    pairs = np.linalg.norm(source[:, None] - source, axis=2)[np.triu_indices(len(source), 1)]
+    return {
+        "colour_change": float(changes.mean()),
+        "colour_change_max": float(changes.max()),
+        "source_colour_difference": float(pairs.mean()),
+    }
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

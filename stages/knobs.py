@@ -50,7 +50,7 @@ def knob(default: Any, description: str, **range: Any) -> Any:
     return Field(default, description=description, **range)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(knob, Field))
+@dataclass_transform(frozen_default=True)
 def knobs(block: str) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen block of knobs, whose errors name the knob as it is typed, `<block>.<name>`.
 
@@ -104,6 +104,8 @@ def _check_type(cls: type, name: str, value: Any, prefix: str) -> None:
 
 
 def _say(prefix: str, fault: Any) -> str:
+    if fault["type"] == "value_error":  # of a check that sees several knobs, and names them
+        return str(fault["ctx"]["error"])
     name = ".".join(str(place) for place in fault["loc"])
     expected = next(
         (text.format(**fault.get("ctx", {})) for kind, text in SMALL if kind == fault["type"]), fault["msg"]

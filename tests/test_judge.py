@@ -45,6 +45,20 @@ def test_diversity_is_the_double_loop():
     assert isnan(diversity(x[:1]))
 
 
+def test_a_colour_that_changes_is_told_from_a_look_that_all_take_on():
+    source = [[0.2, 0.3, 0.4], [0.4, 0.3, 0.4], [0.2, 0.3, 0.9], [0.5, 0.5, 0.5], [0.1, 0.1, 0.1]]
+    moves = [[0.1, -0.1, 0.05]] * 4 + [[0.1, -0.1, 0.25]]  # the last one alone goes further
+    before, after = (
+        [Seen(unit(3, 4), np.array(colour) + np.array([[-0.01], [0], [0.01]]), 1.0, 0) for colour in colours]
+        for colours in (source, np.add(source, moves))
+    )
+    found = judge.colours(before, after)
+    assert found["colour_change_max"] == pytest.approx(255 * 0.2)
+    assert found["colour_change"] == pytest.approx(255 * 0.2 / 5)
+    distances = [255 * np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(source) for b in source[:i]]
+    assert found["source_colour_difference"] == pytest.approx(np.mean(distances))
+
+
 def test_an_image_is_compared_with_the_others_only():
     x = unit(4, 3)
     for i, cosine in enumerate(others_cosines(x)):

@@ -1,7 +1,9 @@
+from xml.etree import ElementTree
+
 import numpy as np
 from PIL import Image
 
-from stages.pictures import GAP, LINE, save_png, sheet
+from stages.pictures import COLOURS, GAP, LINE, Panel, chart, save_chart, save_png, sheet, svg
 
 
 def flat(shade: int, height: int = 12, width: int = 12) -> np.ndarray:
@@ -48,3 +50,57 @@ def test_a_png_is_its_image_and_equal_images_give_equal_bytes(tmp_path):
         save_png(tmp_path / "plots" / name, image)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "plots/a.png")), image)
     assert (tmp_path / "plots/a.png").read_bytes() == (tmp_path / "plots/b.png").read_bytes()
+
+
+X, Y = np.array([0.0, 0.1, 1.0]), np.array([0.5, 0.0, 0.25])
+
+
+def test_a_panel_of_curves_says_what_they_are():
+    figure = chart([Panel({"a": (X, Y), "b": (Y, X)}, "far", "tar", marks={"here": 0.4})], "title")
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("far", "tar", "title")
+    assert [line.get_xdata()[0] for line in axes.lines] == [0, 0.5, 0.4]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), Y)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "here"]
+    assert not chart([Panel({"": (X, Y)})]).legends
+
+
+def test_only_what_is_above_0_stands_on_a_logarithmic_axis():
+    shown = {log: chart([Panel({"a": (X, Y)}, log=log)]).axes[0] for log in ("x", "y", "xy")}
+    assert {log: axes.lines[0].get_xdata().tolist() for log, axes in shown.items()} == {
+        "x": [0.1, 1.0],
+        "y": [0.0, 1.0],
+        "xy": [1.0],
+    }
+    assert {log: (axes.get_xscale(), axes.get_yscale()) for log, axes in shown.items()} == {
+        "x": ("log", "linear"),
+        "y": ("linear", "log"),
+        "xy": ("log", "log"),
+    }
+
+
+def test_a_histogram_is_known_by_its_edges_and_dots_have_no_numbers():
+    (axes,) = chart([Panel({"": (np.arange(4.0), Y)})]).axes
+    np.testing.assert_array_equal(axes.patches[0].get_data().values, Y)
+    (axes,) = chart([Panel({"": (X, Y)}, dots=True)]).axes
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), np.stack([X, Y], 1))
+    assert not len(axes.get_xticks())
+
+
+def test_panels_stand_one_below_the_other_and_curves_differ():
+    many = {str(number): (X, Y + number) for number in range(len(COLOURS) + 1)}
+    figure = chart([Panel({"a": (X, Y)}, y="up"), Panel(many, "x", "down", height=0.5)])
+    above, below = figure.axes
+    assert (above.get_ylabel(), below.get_ylabel(), above.get_xlabel(), below.get_xlabel()) == ("up", "down", "", "x")
+    looks = [(line.get_color(), line.get_linestyle()) for axes in (above, below) for line in axes.lines]
+    assert len(set(looks)) == len(looks)
+
+
+def test_equal_charts_give_equal_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        save_chart(tmp_path / "plots" / name, chart([Panel({"a": (X, Y)})]))
+    assert (tmp_path / "plots/a.png").read_bytes() == (tmp_path / "plots/b.png").read_bytes()
+    assert not Image.open(tmp_path / "plots/a.png").info.keys() & {"Software", "Creation Time", "date"}
+    first, again = (svg(chart([Panel({"a": (X, Y)})])) for _ in range(2))
+    assert first == again
+    assert ElementTree.fromstring(first).tag.endswith("svg")

@@ -156,7 +156,8 @@ def test_a_queued_experiment_runs_the_code_it_was_queued_with(reference, tmp_pat
     path = checkout.folder / "stages/filter.py"
     original = path.read_text()
     path.write_text(original.replace('"chosen": params.n_ids,', '"chosen": params.n_ids, "queued": 1,'))
-    checkout("dvc", "exp", "run", "--queue", "--name", "edited", "filter")
+    knobs = [word for knob in SMOKE for word in ("-S", knob)]  # else DVC composes the default profile
+    checkout("dvc", "exp", "run", "--queue", "--name", "edited", *knobs, "filter")
     path.write_text(original)
     checkout("dvc", "exp", "run", "--run-all", "-j", "1")
     refs = checkout("git", "for-each-ref", "refs/exps", "--format=%(refname)").split()

@@ -211,7 +211,7 @@ class Encoder:
 
     def _try(self, path: Path) -> int:
         """d; and image by image where the file promises batches and cannot keep it, as with a Reshape to [1, -1]."""
-        for n in (2, 1) if self._session.batch == 0 else (1,):
+        for n in (3, 1) if self._session.batch == 0 else (1,):
             try:
                 shape = self.embed(np.zeros((n, SIZE, SIZE, 3), np.uint8)).shape
             except Exception as error:  # onnxruntime's own exceptions share no base class but this

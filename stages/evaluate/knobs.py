@@ -16,7 +16,9 @@ class Evaluate:
     """The protocols; the defaults are insightface's."""
 
     flip: bool = knob(True, "add the embedding of the mirror image (F1 of the template variants)")
-    protocol: Literal["insightface", "adaface"] = knob("insightface", "accuracy over folds")
+    protocol: Literal["insightface", "adaface"] = knob(
+        "insightface", "accuracy over folds; both have one rule, and the name stands beside the numbers"
+    )
     norm: bool = knob(True, "templates: keep the norm of an embedding (N1)")
     detector: bool = knob(True, "templates: weigh an image with its detector score (D1)")
     nearest_far: bool = knob(

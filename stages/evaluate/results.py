@@ -6,6 +6,7 @@ A benchmark's accuracy bears its name alone, any other number `<name>.<field>` o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -54,6 +55,8 @@ class Row:
         return "groups" if self.mean is not None else "templates" if self.variant is not None else "pairs"
 
 
+FIELDS = {prefix: name for name, prefix in KEYS.items()}
+POINT = re.compile(rf"(.+)\.({'|'.join(FIELDS)})(\d+(?:\.\d+)?(?:e-?\d+)?)")
 PLAIN = tuple(one.name for one in fields(Row) if one.name not in ("name", "accuracy", *KEYS))
 
 
@@ -82,26 +85,24 @@ def flatten(rows: Sequence[Row], protocol: str) -> Numbers:
 
 
 def parse(flat: Mapping[str, Any]) -> list[Row]:
-    """The rows of a flat mapping, in its order."""
+    """The rows of a flat mapping, in its order.
+
+    Raises:
+        ValueError: something in the place of a number.
+    """
     rows: dict[str, Row] = {}
     for key, value in flat.items():
         name, _, last = key.rpartition(".")
-        several = next(((one, prefix) for one, prefix in KEYS.items() if _point(last, prefix) is not None), None)
-        if name and several:
-            one, prefix = several
-            getattr(rows.setdefault(name, Row(name)), one)[_point(last, prefix)] = value
+        if not isinstance(value, int | float) and key != "protocol" and last != "variant":
+            raise ValueError(f"{key} is {value!r}, no number")
+        if point := POINT.fullmatch(key):
+            name, prefix, number = point.groups()
+            getattr(rows.setdefault(name, Row(name)), FIELDS[prefix])[float(number)] = value
         elif name and last in PLAIN:
             setattr(rows.setdefault(name, Row(name)), last, value)
         elif key != "protocol":
             rows.setdefault(key, Row(key)).accuracy = value
     return list(rows.values())
-
-
-def _point(text: str, prefix: str) -> float | None:
-    try:
-        return float(text.removeprefix(prefix)) if text.startswith(prefix) else None
-    except ValueError:
-        return None
 
 
 def percent(share: float) -> float:

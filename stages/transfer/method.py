@@ -36,6 +36,16 @@ class MethodKnobs:
     learns: ClassVar[bool] = False
 
     @property
+    def device(self) -> str:
+        """Of torch: auto, cpu or cuda; a method with a network makes it a knob."""
+        return "auto"
+
+    @property
+    def threads(self) -> int:
+        """Of torch on a CPU, of each process; likewise."""
+        return 1
+
+    @property
     def side(self) -> int:
         """Of its images, px."""
         return 112

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.train.backbones import Card, create_backbone, save_backbone
+from tests.embed.onnx_files import one_layer
 
 POINTS = "38.3 51.7 73.5 51.5 56.0 71.7 41.5 92.4 70.7 92.2"
 
@@ -28,18 +29,18 @@ def lines(path: Path, rows: list[str]) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("network") / "backbone.safetensors"
     save_backbone(path, create_backbone("iresnet_tiny").eval(), Card("iresnet_tiny", 256))
     return path
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A network of one layer on 7 x 7 mean colours, quick to run."""
+    return one_layer(tmp_path_factory.mktemp("encoder") / "encoder.onnx")
 
 
 @pytest.fixture

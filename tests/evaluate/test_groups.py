@@ -1,5 +1,6 @@
 import pytest
 
+from stages.evaluate.benchmarks import ProtocolError
 from stages.evaluate.groups import summary
 
 TABLE_7 = {  # Digi2Real's RFW table: African, Asian, Caucasian, Indian, mean, std
@@ -26,5 +27,5 @@ def test_one_group_has_no_spread():
 
 
 def test_no_group():
-    with pytest.raises(ValueError, match="no groups"):
+    with pytest.raises(ProtocolError, match="no groups"):
         summary({})

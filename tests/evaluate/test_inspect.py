@@ -1,12 +1,12 @@
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
+from stages.embed.encoder import Encoder
 from stages.evaluate.inspect import describe
 from stages.store import StoreError
 from stages.train.backbones import create_backbone
+from tests.embed.onnx_files import one_layer
 
 
 def facts(path) -> dict[str, str]:
@@ -59,30 +59,60 @@ def test_another_network(tmp_path):
     assert (found["network"], found["entries"], found["parameters"]) == ("CodeFormer", "1", "131,072")
 
 
-def test_onnx(tmp_path, backbone):
-    from stages.train.backbones import load_backbone
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, "module."),
+        (lambda state: {"epoch": 3, "state_dict_backbone": state, "state_dict_softmax_fc": {}}, "state_dict_backbone"),
+    ],
+)
+def test_a_network_is_found_where_evaluate_finds_it(tmp_path, wrap, place):
+    torch.save(wrap(create_backbone("iresnet18").state_dict()), tmp_path / "net.pth")
+    found = facts(tmp_path / "net.pth")
+    assert (found["network"], found["place"]) == ("iresnet18 (insightface's layout)", place)
 
-    path = tmp_path / "a.onnx"
-    torch.onnx.export(
-        load_backbone(backbone)[0], (torch.zeros(1, 3, 112, 112),), path, dynamo=False, input_names=["data"]
-    )
+
+def test_the_names_of_a_network_with_other_sizes(tmp_path):
+    state = create_backbone("iresnet18").state_dict()
+    torch.save(state | {"fc.weight": torch.zeros(256, 25088)}, tmp_path / "net.pth")
+    assert facts(tmp_path / "net.pth")["network"] == "unknown: iresnet18's names, and other sizes, first fc.weight"
+
+
+@pytest.mark.parametrize("prefix", ["text_model.", ""])  # transformers writes none from 5.6 on
+def test_a_text_tower(tmp_path, prefix):
+    save_file({f"{prefix}embeddings.token_embedding.weight": torch.zeros(2, 3)}, tmp_path / "a.safetensors")
+    assert facts(tmp_path / "a.safetensors")["network"].startswith("a CLIP text encoder")
+
+
+SUB_MUL = [("Sub", 127.5, "_minus0"), ("Mul", 1 / 127.5, "_mul0")]
+RAW, SCALED = "rgb, 0 to 255: it normalises itself", "rgb, (x - 127.5) / 127.5"
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ({}, {"channels": SCALED, "embedding": "embedding", "batch": "any"}),
+        ({"shape": (1, 112, 112, 3)}, {"channels": SCALED, "batch": "1", "order": "height, width, channels"}),
+        ({"steps": SUB_MUL}, {"channels": RAW}),
+        (
+            {"steps": [(*step[:2], "") for step in SUB_MUL]},
+            {"channels": RAW, "insightface": f"by its nodes' names {SCALED}"},
+        ),
+        ({"act": "_7"}, {"channels": SCALED, "insightface": f"by its nodes' names {RAW}"}),
+        (
+            {"outputs": ("norm", "embedding")},
+            {"outputs": "norm ['n', 1], embedding ['n', 16]", "embedding": "embedding"},
+        ),
+        ({"shape": ("n", 3, 96, 96)}, {"encoder": "no, takes x [n, 3, 96, 96] of float32; [n, 3, 112, 112] or "}),
+    ],
+)
+def test_an_onnx_file_is_fed_as_inspect_says(tmp_path, form, wanted):
+    path = one_layer(tmp_path / "a.onnx", **form)
     found = facts(path)
-    assert found["format"] == "ONNX"
-    assert found["inputs"] == "data [1, 3, 112, 112]"
-    assert found["channels"] == "rgb, (x - 127.5) / 127.5"
-
-
-def test_an_onnx_encoder_that_normalises_itself(tmp_path):
-    value, node = helper.make_tensor_value_info, helper.make_node
-    weights = [helper.make_tensor(name, TensorProto.FLOAT, [1, 3, 1, 1], [127.5] * 3) for name in ("mean", "scale")]
-    inputs = [value("data", TensorProto.FLOAT, ["n", 3, 112, 112]), value("mean", TensorProto.FLOAT, [1, 3, 1, 1])]
-    nodes = [node("Sub", ["data", "mean"], ["a"]), node("Mul", ["a", "scale"], ["b"])]
-    graph = helper.make_graph(nodes, "g", inputs, [value("b", TensorProto.FLOAT, ["n", 3, 112, 112])], weights)
-    onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
-    found = facts(tmp_path / "a.onnx")
-    assert found["inputs"] == "data ['n', 3, 112, 112]"
-    assert found["channels"] == "rgb, 0 to 255: it normalises itself"
-    assert (found["nodes"], found["parameters"]) == ("2", "6")
+    assert {name: found[name][: len(text)] for name, text in wanted.items()} == wanted
+    assert found.keys() & {"insightface", "order", "encoder"} == wanted.keys() & {"insightface", "order", "encoder"}
+    if "channels" in wanted:
+        assert Encoder(path).model.input_std == {RAW: 1.0, SCALED: 127.5}[found["channels"]]
 
 
 class Evil:
@@ -97,6 +127,14 @@ def test_files_that_are_none(tmp_path, name):
     (tmp_path / name).write_bytes(b"nothing of the kind")
     with pytest.raises(StoreError, match=name):
         describe(tmp_path / name)
+
+
+def test_a_folder_and_a_text_are_named_as_such(tmp_path):
+    with pytest.raises(StoreError, match="a folder; name a weights file"):
+        describe(tmp_path)
+    (tmp_path / "notes.txt").write_text("of no use")
+    with pytest.raises(StoreError, match=r"notes\.txt: no weights file, neither torch's nor"):
+        describe(tmp_path / "notes.txt")
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from stages.evaluate.benchmarks import ProtocolError
 from stages.evaluate.metrics import roc
 
 
@@ -112,9 +113,13 @@ def test_without_impostors_nothing_but_tar_is_known():
 
 
 @pytest.mark.parametrize(
-    ("scores", "same", "message"),
-    [([], [], "two equally long"), ([1.0], [True, False], "two equally long"), ([1, np.nan], [1, 0], "score 1 ")],
+    ("scores", "same", "error", "message"),
+    [
+        ([], [], ProtocolError, "no pairs"),
+        ([1.0], [True, False], ValueError, "two equally long"),
+        ([1, np.nan], [1, 0], ProtocolError, "score 1 "),
+    ],
 )
-def test_broken_input(scores, same, message):
-    with pytest.raises(ValueError, match=message):
+def test_broken_input(scores, same, error, message):
+    with pytest.raises(error, match=message):
         roc(np.array(scores), np.array(same, bool))

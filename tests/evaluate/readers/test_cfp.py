@@ -37,10 +37,11 @@ def test_both_protocols(root):
 @pytest.mark.parametrize(
     ("file", "rows", "message"),
     [
-        ("Split/FP/02/diff.txt", ["1,2", "0,1"], r"diff\.txt, line 2: image number '0'"),
+        ("Split/FP/02/diff.txt", ["1,4", "0,1"], r"diff\.txt, line 2: image number '0'"),
         ("Split/FP/02/diff.txt", ["1,5", "1,1"], r"diff\.txt, line 1: image number '5'; it must be between 1 and 4"),
         ("Split/FF/01/same.txt", ["1 2", "1,2"], r"same\.txt, line 1: 1 fields"),
         ("Split/FF/01/same.txt", ["1,2"], "folds of"),
+        ("Split/FF/01/same.txt", ["1,2", "4,1"], r"diff\.txt, line 2: the pair 1,4 stands in a same\.txt"),
         ("Pair_list_P.txt", ["2 ../a.jpg"], r"Pair_list_P\.txt, line 1: image number 2"),
     ],
 )

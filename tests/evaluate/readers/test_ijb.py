@@ -46,6 +46,22 @@ def test_search_protocol(ijb):
 
 
 @pytest.mark.parametrize(
+    "rows",
+    [
+        ["12,2", "13,3"],
+        ["TEMPLATE_ID,SUBJECT_ID", "12,2", "13,3"],
+        ["SUBJECT_ID,TEMPLATE_ID", "2,12", "3,13"],
+        ['"Subject_Id", "template_id",FILENAME', "2, 12,a.jpg", "3,13,b.jpg"],
+        ["\ufeffTEMPLATE_ID,SUBJECT_ID", "12,2", "13,3", "13,3"],
+    ],
+    ids=["no heading", "heading", "other order", "other letters", "byte order mark"],
+)
+def test_columns_are_taken_by_name_or_come_in_their_order(ijb, rows):
+    lines(ijb / "meta/ijbx_1N_gallery_G2.csv", rows)
+    assert read_ijb(ijb).search.galleries[1].tolist() == [[12, 2], [13, 3]]
+
+
+@pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
         ("face_tid_mid", "3.jpg 10 ", "99.jpg 10 ", r"face_tid_mid\.txt, line 15: 99\.jpg has no landmarks"),
@@ -61,6 +77,18 @@ def test_search_protocol(ijb):
         ("name_5pts_score", " 0.52", " high", r"5pts_score\.txt, line 2: detector score 'high'"),
         ("name_5pts_score", "2.jpg 38.3", "2.jpg inf", r"line 2: landmarks"),
         ("1N_gallery_G2", "12,2", "88,2", r"G2\.csv, line 2: template 88 has no image"),
+        ("1N_gallery_G2", "TEMPLATE_ID,SUB", "TEMPLATE,SUB", r"G2\.csv, line 1: heading .* name TEMPLATE_ID"),
+        ("1N_gallery_G2", "12,2\n", "12,2\n12,9\n", r"G2\.csv, line 3: says of 12 something else than line 2"),
+        ("1N_probe_mixed", "11,1,b.jpg", "11,2,b.jpg", r"mixed\.csv, line 3: says of 11 something else than line 2"),
+        ("1N_probe_mixed", "11,1,b.jpg", "11,1", r"mixed\.csv, line 3: 2 fields where 3 stand in the first"),
+        ("face_tid_mid", "3.jpg 10 2\n", "3.jpg 10 2\n3.jpg 10 9\n", r"line 16: says of .* than line 15"),
+        (
+            "template_pair_label",
+            "10 12 0\n",
+            "10 12 0\n12 10 1\n",
+            r"line 3: pair 12 10 has another label than in line 2",
+        ),
+        ("name_5pts_score", "3.jpg 38", "2.jpg 38", r"line 3: says of 2\.jpg something else than line 2"),
     ],
 )
 def test_broken_lines_are_named(ijb, file, old, new, message):
@@ -78,7 +106,7 @@ def test_missing_files(ijb):
         read_ijb(ijb)
     (ijb / "meta/ijby_face_tid_mid.txt").unlink()
     (ijb / "loose_crop/4.jpg").unlink()
-    with pytest.raises(StoreError, match=r"1 of 17 images are missing, first 4\.jpg"):
+    with pytest.raises(StoreError, match=r"loose_crop: 1 of 17 images are missing, first 4\.jpg"):
         read_ijb(ijb)
     (ijb / "meta/ijbx_template_pair_label.txt").unlink()
     with pytest.raises(StoreError, match=r"pair_label\.txt: not found"):
@@ -91,3 +119,19 @@ def test_integers(tmp_path):
     assert read_integers(tmp_path / "a", 2).tolist() == [[1, 2], [3, 4]]
     with pytest.raises(StoreError, match="line 1: 2 fields where 3"):
         read_integers(tmp_path / "a", 3)
+
+
+def test_lines_that_say_the_same_twice_are_one(ijb):
+    wanted = read_ijb(ijb)
+    for name in ("face_tid_mid", "name_5pts_score"):
+        path = ijb / f"meta/ijbx_{name}.txt"
+        lines(path, [*path.read_text().splitlines(), path.read_text().splitlines()[0]])
+    found = read_ijb(ijb)
+    assert len(found.images) == len(wanted.images)
+    np.testing.assert_array_equal(found.images.landmarks.points, wanted.images.landmarks.points)
+
+
+def test_a_heading_without_templates(ijb):
+    lines(ijb / "meta/ijbx_1N_gallery_G2.csv", ["TEMPLATE_ID,SUBJECT_ID"])
+    with pytest.raises(StoreError, match=r"G2\.csv: holds no template below its heading"):
+        read_ijb(ijb)

@@ -1,11 +1,17 @@
 """What is recognised as what."""
 
+import pickle
+
 import pytest
 
 from stages.evaluate.benchmarks import Groups, Pairs, Templates
 from stages.evaluate.readers import read_benchmarks
 from stages.store import StoreError
 from tests.evaluate.conftest import jpeg, lines
+
+
+def write_bin(path):
+    path.write_bytes(pickle.dumps(([jpeg(1), jpeg(2)] * 3, [True, False, True])))
 
 
 def test_a_folder_of_benchmarks(bin_file, ijb, rfw):
@@ -36,8 +42,47 @@ def test_cfps_own_folders(tmp_path):
             (tmp_path / f"cfp/Data/{letter}{n}.jpg").write_bytes(jpeg(n))
     for protocol in ("FF", "FP"):
         for kind in ("same", "diff"):
-            lines(tmp_path / f"cfp/Protocol/Split/{protocol}/01/{kind}.txt", ["1,2"])
+            lines(tmp_path / f"cfp/Protocol/Split/{protocol}/01/{kind}.txt", ["1,2" if kind == "same" else "2,2"])
     assert [found.name for found in read_benchmarks(tmp_path / "cfp")] == ["cfp_ff", "cfp_fp"]
+
+
+def test_bins_beside_groups_of_people(tmp_path):
+    for name in ("lfw", "agedb_30", "African_test", "Asian_test", "cfp_fp", "my_test"):
+        write_bin(tmp_path / f"{name}.bin")
+    found = read_benchmarks(tmp_path)
+    assert [part.name for part in found] == ["rfw", "agedb_30", "cfp_fp", "lfw", "my_test"]
+    assert list(found[0].groups) == ["African", "Asian"]
+
+
+def test_bins_beside_another_layout(ijb):
+    write_bin(ijb / "lfw.bin")
+    assert [part.name for part in read_benchmarks(ijb)] == ["quality", "lfw"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_unpacked_faces_emore(tmp_path, capsys, inside):
+    folder = tmp_path / "faces_emore"
+    folder.mkdir()
+    for name in ("lfw.bin", "cfp_fp.bin", "agedb_30.BIN"):
+        write_bin(folder / name)
+    for name in ("property", "train.rec", "train.idx", "Thumbs.db", "._lfw.bin"):
+        (folder / name).write_bytes(b"not asked for")
+    (folder / "__MACOSX").mkdir()
+    assert [part.name for part in read_benchmarks(tmp_path if inside else folder)] == ["agedb_30", "cfp_fp", "lfw"]
+    assert (
+        f"{folder}: 3 files that are no benchmark are left out: property, train.idx, train.rec\n"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_cards_of_the_embedded_world_are_not_foreign(bin_file, ijb, capsys):
+    for name in ("random", "quality"):
+        (bin_file.parent / f"{name}.json").write_text("{}")
+    read_benchmarks(bin_file.parent)
+    assert not capsys.readouterr().err
+    (bin_file.parent / "mine.json").write_text("{}")
+    read_benchmarks(bin_file.parent)
+    assert "1 files that are no benchmark are left out: mine.json" in capsys.readouterr().err
 
 
 def test_what_is_no_benchmark(tmp_path, bin_file):
@@ -49,6 +94,7 @@ def test_what_is_no_benchmark(tmp_path, bin_file):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(StoreError, match=r"needs --pairs pairs\.txt"):
         read_benchmarks(tmp_path / "a.zip")
-    (bin_file.parent / "notes.txt").write_text("")
-    with pytest.raises(StoreError, match=r"notes\.txt: no benchmark is known in this form"):
+    (bin_file.parent / "half").mkdir()
+    (bin_file.parent / "half/loose_crop").mkdir()
+    with pytest.raises(StoreError, match=r"half/loose_crop: no benchmark is known in this form"):
         read_benchmarks(bin_file.parent)

@@ -45,6 +45,26 @@ def test_pairs_and_their_images(tmp_path, archive, layout, rows, top):
     assert not found.images.aligned
 
 
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".webp"])
+@pytest.mark.parametrize(("layout", "rows"), [("numbered", NUMBERED), ("named", NAMED)])
+def test_a_copy_with_other_suffixes(tmp_path, archive, layout, rows, suffix):
+    wanted = read_lfw(lines(tmp_path / "pairs.txt", rows), archive([n[:-4] + suffix for n in FILES[layout]], "copy/"))
+    sides = [[wanted.images.encoded(n) for n in side] for side in zip(wanted.first, wanted.second, strict=True)]
+    assert sides == [[jpeg(a), jpeg(b)] for a, b in ((0, 1), (1, 2), (2, 3), (3, 0))]
+
+
+def test_a_name_that_stands_for_two_images_is_an_error(tmp_path, archive):
+    both = archive([f"{tree}/{name}" for tree in ("masked", "orig") for name in FILES["numbered"]])
+    message = r"line 2: Ann_Lee/Ann_Lee_0001 stands for masked/Ann_Lee/Ann_Lee_0001\.jpg and orig/"
+    with pytest.raises(StoreError, match=message):
+        read_lfw(lines(tmp_path / "pairs.txt", NUMBERED), both)
+
+
+def test_two_images_of_a_name_that_no_pair_asks_for(tmp_path, archive):
+    unused = archive([*FILES["numbered"], "old/Cy/Cy_0001.jpg", "new/Cy/Cy_0001.jpg"])
+    assert len(read_lfw(lines(tmp_path / "pairs.txt", NUMBERED), unused).images) == 4
+
+
 def test_a_heading_of_one_number_is_one_fold(tmp_path, archive):
     found = read_lfw(lines(tmp_path / "pairs.txt", ["2", *NUMBERED[1::2], *NUMBERED[2::2]]), archive(FILES["numbered"]))
     assert found.folds == 1
@@ -57,8 +77,9 @@ def test_a_heading_of_one_number_is_one_fold(tmp_path, archive):
         ([*NUMBERED[:3], *NUMBERED[4:]], "3 pairs, where the heading says 2 folds of 1"),
         (["two 1", *NUMBERED[1:]], r"pairs\.txt, line 1: heading"),
         ([*NUMBERED[:2], "Bo\t3\t11", *NUMBERED[3:]], r"line 3: 3 fields, where an impostor pair"),
-        ([*NUMBERED[:4], "Bo\t3\tAnn_Lee\t9"], r"line 5: .* has no image Ann_Lee/Ann_Lee_0009\.jpg"),
+        ([*NUMBERED[:4], "Bo\t3\tAnn_Lee\t9"], r"line 5: .* has no image Ann_Lee/Ann_Lee_0009;"),
         ([*NUMBERED[:2], "", *NUMBERED[2:]], r"line 3: empty line"),
+        ([*NUMBERED[:2], "Bo\t3\tBo\t11", *NUMBERED[3:]], r"line 3: an impostor pair of one person, Bo"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, archive, rows, message):

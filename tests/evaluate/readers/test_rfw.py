@@ -42,12 +42,16 @@ def test_the_same_below_test(rfw):
 
 
 def test_a_folder_of_bins_is_groups(tmp_path):
-    folder = tmp_path / "rfw"
+    folder = tmp_path / "mine"
     folder.mkdir()
-    for group in ("Indian", "African"):
+    for group in ("Indian", "African", "Martian"):
         (folder / f"{group}_test.bin").write_bytes(pickle.dumps(([jpeg(1), jpeg(2)] * 3, [True, False, True])))
     (benchmark,) = read_benchmarks(folder)
-    assert (benchmark.name, list(benchmark.groups)) == ("rfw", ["African", "Indian"])
+    assert (benchmark.name, list(benchmark.groups)) == ("mine", ["African", "Indian", "Martian"])
+    (folder / "lfw.bin").write_bytes((folder / "Indian_test.bin").read_bytes())
+    found = read_benchmarks(folder)
+    assert [part.name for part in found] == ["rfw", "Martian_test", "lfw"]
+    assert list(found[0].groups) == ["African", "Indian"]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,8 @@ def test_a_folder_of_bins_is_groups(tmp_path):
         ("pairs", "m.As1\t1\t2", "m.As1\tone\t2", r"line 2: image number 'one'"),
         ("pairs", "m.As1\t1\t2", "m.As1\t1\t3", r"line 2: image m\.As1_0003\.jpg has no landmarks"),
         ("pairs", "m.As1\t1\t2", "m.As1\t1\t2\r", r"line 2: Windows line end"),
+        ("pairs", "m.As1\t1\t2", "m.As1\t1\tm.As1\t2", r"line 2: an impostor pair of one person, m\.As1"),
+        ("lmk", "m.As0_0002.jpg\t1\t38", "m.As0_0001.jpg\t1\t39", r"lmk\.txt, line 2: says of m\.As0_0001\.jpg"),
         ("lmk", "\t38.3", "\tnan", r"Asian_lmk\.txt, line 1: landmarks"),
         ("lmk", POINTS.replace(" ", "\t"), "\t".join(["5"] * 10), r"Asian_lmk\.txt, line 1: landmarks"),
         ("lmk", "\t38.3", "", r"line 1: 11 fields where 12"),

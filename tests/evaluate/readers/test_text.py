@@ -7,7 +7,6 @@ from stages.store import StoreError
 def test_rows(tmp_path):
     (tmp_path / "a.txt").write_text("a b\tc\nd e f")
     assert read_rows(tmp_path / "a.txt", (3,)) == [["a", "b", "c"], ["d", "e", "f"]]
-    assert read_rows(tmp_path / "a.txt", (3,), skip=1) == [["d", "e", "f"]]
     assert read_rows(tmp_path / "a.txt", (1, 2), "\t") == [["a b", "c"], ["d e f"]]
 
 
@@ -29,15 +28,6 @@ def test_broken_lines_are_named(tmp_path, content, message):
         read_rows(tmp_path / "a.txt", (2,))
 
 
-def test_the_heading_counts_as_a_line(tmp_path):
-    (tmp_path / "a.txt").write_text("heading\na b\nc\n")
-    with pytest.raises(StoreError, match="line 3: 1 fields"):
-        read_rows(tmp_path / "a.txt", (2,), skip=1)
-
-
 def test_no_such_file(tmp_path):
     with pytest.raises(StoreError, match=r"a\.txt: not found"):
         read_rows(tmp_path / "a.txt", (2,))
-    (tmp_path / "a.txt").write_text("heading\n")
-    with pytest.raises(StoreError, match="holds no lines"):
-        read_rows(tmp_path / "a.txt", (2,), skip=1)
