@@ -16,28 +16,27 @@ from typing import Annotated
 
 import torch
 import typer
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pretrain.generator import Training, create_denoiser, create_tokenizer, create_vae
-from stages.transfer.arc2face import PRECISIONS, Arc2FacePipeline
+from stages.transfer.arc2face.knobs import Knobs
+from stages.transfer.arc2face.loading import PRECISIONS, load_pipeline
+from stages.transfer.arc2face.pipeline import Arc2FacePipeline
 from tests.transfer.arc2face.tiny import SD15_TEXT, SD15_UNET, SD15_VAE
 
+SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the matrices
 
-def create(sd15: bool, device: str, dtype: torch.dtype) -> Arc2FacePipeline:
-    """A pipeline with random weights."""
-    tokenizer = create_tokenizer()
-    with torch.device(device):
-        if sd15:
-            vae, unet = AutoencoderKL(**SD15_VAE), UNet2DConditionModel(**SD15_UNET)
-            text_encoder = CLIPTextModel(CLIPTextConfig(**SD15_TEXT))
-        else:
-            vae, parts = create_vae(Training()), create_denoiser(Training(), tokenizer, 256)
-            unet, text_encoder = parts["unet"], parts["text_encoder"]
+
+def create(knobs: Knobs) -> Arc2FacePipeline:
+    """Stable Diffusion 1.5's size with random weights, and the embedded generator's tokens and scheduler."""
+    small = load_pipeline(Knobs(device="cpu"))
+    with torch.device(knobs.device):
+        vae, unet = AutoencoderKL(**SD15_VAE), UNet2DConditionModel(**SD15_UNET)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**SD15_TEXT))
     for part in (vae, unet, text_encoder):
-        part.eval().to(dtype)
-    pipeline = Arc2FacePipeline(vae, text_encoder, tokenizer, unet, DPMSolverMultistepScheduler())
+        part.eval().to(PRECISIONS[knobs.precision])
+    pipeline = Arc2FacePipeline(vae, text_encoder, small.tokenizer, unet, small.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -45,7 +44,7 @@ def create(sd15: bool, device: str, dtype: torch.dtype) -> Arc2FacePipeline:
 def peak(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations per second of the best square matrix product."""
     best = 0.0
-    for size in (4096, 8192) if device == "cuda" else (1024, 2048):
+    for size in SIDES[device]:
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         a @ b
         for _ in range(5):
@@ -78,13 +77,12 @@ def main(
     threads: int = 1,
 ) -> None:
     torch.set_num_threads(threads)
-    dtype = PRECISIONS[precision]
-    pipeline = create(sd15, device, dtype)
+    knobs = Knobs(device=device, precision=precision, threads=threads)
+    pipeline = create(knobs) if sd15 else load_pipeline(knobs)
     if channels_last:
         pipeline.unet.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
-    width = 512 if sd15 else 256
-    vectors = torch.nn.functional.normalize(torch.randn(batch, width), dim=1)
+    vectors = torch.nn.functional.normalize(torch.randn(batch, 512 if sd15 else 256), dim=1)
 
     def generate(count: int = batch) -> None:
         generators = [torch.Generator().manual_seed(number) for number in range(count)]
@@ -99,7 +97,7 @@ def main(
         pipeline.vae.decoder.compile()
     generate()
     seconds = min(timed(generate, device) for _ in range(repeats)) / batch
-    limit = peak(device, dtype)
+    limit = peak(device, PRECISIONS[precision])
     result = {
         "configuration": "sd15" if sd15 else "embedded",
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {threads} threads",

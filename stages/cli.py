@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -198,7 +198,7 @@ def evaluate(
         usable_cache()
         if backbone is None or benchmark is None:
             raise ParamsError("--backbone and --benchmark go together")
-        blocks: dict[str, dict[str, object]] = {"evaluate": {"flip": flip}, "align": {}}
+        blocks: dict[str, dict[str, Any]] = {"evaluate": {"flip": flip}, "align": {}}
         for text in knob or []:
             name, _, value = text.partition("=")
             block, _, field = name.partition(".")

@@ -103,14 +103,13 @@ def run(params: Params, root: Path = Path(".")) -> None:
             for part in by_range(folder / name, chosen, keys, STEP)
         ]
 
-    ofs = Part(
-        folder / "target.h5", fingerprint(made_from, target.digest(rows)), [("target", batch) for batch in batches]
-    )
-    sets = {"source": source, "synthesize": generated, "target": target}
+    key = fingerprint(made_from, target.digest(rows))
+    of_target = Part(folder / "target.h5", key, [("target", batch) for batch in batches])
+    sets: dict[str, Any] = {"source": source, "synthesize": generated, "target": target}
     job = Job(
         stage="judge",
         folder=folder,
-        parts=[*shards("source", source), *shards("synthesize", generated), ofs],
+        parts=[*shards("source", source), *shards("synthesize", generated), of_target],
         start=lambda: _judge(params, root, sets),
         write=lambda path, part, results: write_rows(path, results),
         size=lambda item: 1 if item[0] == "target" else len(sets[item[0]].rows(item[1])),

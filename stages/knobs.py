@@ -50,7 +50,7 @@ def knob(default: Any, description: str, **range: Any) -> Any:
     return Field(default, description=description, **range)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(knob, Field))
+@dataclass_transform(frozen_default=True)
 def knobs(block: str) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen block of knobs, whose errors name the knob as it is typed, `<block>.<name>`.
 

@@ -119,7 +119,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
 def top(params: Params) -> dict[str, Any]:
     """The knobs that are in no block, by name."""
     aside = {*BLOCKS, "transfer"}
-    return {field.name: getattr(params, field.name) for field in fields(params) if field.name not in aside}  # type: ignore[arg-type]
+    return {field.name: getattr(params, field.name) for field in fields(params) if field.name not in aside}
 
 
 def compose(overrides: list[str], conf: Path = Path("conf")) -> str:

@@ -39,9 +39,9 @@ def run(params: Params, root: Path = Path(".")) -> None:
     chosen, knobs = chosen_identities(root / "data/filter.h5"), params.align
     made = params.transfer.makes_images
     faces: Faces = Shards(root / "data/synthesize") if made else read_faces(root / "data/source")
-    rows = {identity: faces.rows(identity) for identity in chosen}
     rows = {
-        identity: [row for row in mine if faces.sample[row] < params.images_per_id] for identity, mine in rows.items()
+        identity: [row for row in faces.rows(identity) if faces.sample[row] < params.images_per_id]
+        for identity in chosen
     }
     made_from = fingerprint(detection(knobs), knobs.missing, knobs.codec, code=("align/stage", *CODE))
     keys = {identity: fingerprint(made_from, faces.digest(mine)) for identity, mine in rows.items()}
@@ -72,12 +72,12 @@ def aligner(faces: Faces, rows: dict[int, list[int]], align: Align) -> Callable[
     mtcnn = detector(align)
 
     def one(identity: int) -> Rows:
-        mine = np.array(rows[identity], np.int64)
-        aligned = align_images([faces.image(row) for row in mine.tolist()], mtcnn)
+        mine = rows[identity]
+        aligned = align_images([faces.image(row) for row in mine], mtcnn)
         keep = aligned.found if align.missing == "skip" else np.ones(len(mine), bool)
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "identity": np.full(len(mine), identity, np.int64),
-            "sample": faces.sample[mine].astype(np.int32),
+            "sample": faces.sample[np.array(mine, np.int64)].astype(np.int32),
             "found": aligned.found,
             "score": aligned.scores,
             "landmarks": aligned.landmarks,

@@ -65,6 +65,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     for place in ("source", "target"):
         check_manifest(root / "data" / place)
     source, target = read_faces(root / "data/source"), Archive(root / "data/target/target.zip")
+    parts: list[tuple[Path, Faces | Archive, np.ndarray]]
     parts = [(folder / "source" / f"{name}.h5", source, rows) for name, rows in source.parts()]
     parts.append((folder / "target.h5", target, np.arange(len(target))))
     code = ("embed/stage", "embed/encoder", *(ALIGN_CODE if knobs.align else ()))
@@ -158,6 +159,7 @@ def _columns(images: Faces | Archive, rows: list[int], seen: list[Seen], params:
             f"{images.where(rows[broken[0]])}: its embedding has the norm {norms[broken[0]]} ({len(broken)} such "
             f"images); is {params.embed.encoder} the right encoder?"
         )
+    columns: dict[str, np.ndarray]
     if isinstance(images, Faces):
         columns = {"identity": images.identity[rows], "sample": images.sample[rows].astype(np.int32)}
     else:

@@ -194,8 +194,8 @@ def listing(prune: float | None = None) -> Iterator[str]:
     root = cache_folder()
     for stage in sorted(path for path in root.glob("*") if path.is_dir()):
         folders = [path for path in stage.iterdir() if path.is_dir()]
-        kept = prune is None or stage.name == GOT
-        old = [] if kept else [path for path in folders if time.time() - path.stat().st_mtime > prune * 86400]
+        before = -1.0 if prune is None or stage.name == GOT else time.time() - prune * 86400
+        old = [path for path in folders if path.stat().st_mtime < before]
         removed = 0
         for path in old:
             with locked(stage.name, path.name.split(".")[0], wait=False) as ours:

@@ -55,8 +55,8 @@ def file_digest(path: Path) -> str:
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\0".encode())
         return digest.hexdigest()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
+    with path.open("rb") as content:
+        while block := content.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
 

@@ -49,7 +49,7 @@ def fingerprint(*parts: Any, code: Sequence[str] = ()) -> str:
 def _plain(value: Any) -> Any:
     """A value that JSON does not know, as one that it does."""
     if isinstance(value, np.ndarray):
-        content = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"dtype": value.dtype.str, "shape": value.shape, "content": content}
     if isinstance(value, np.generic):
         return value.item()

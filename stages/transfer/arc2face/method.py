@@ -90,7 +90,7 @@ class Method:
         latents, row = self.latents(identity), self.row
         sample = np.arange(len(row), dtype=np.int32)
         seeds = [seed_of(self.params.seed, "noise", identity, number) for number in sample.tolist()]
-        images = []
+        images: list[np.ndarray] = []
         for start in range(0, len(sample), knobs.batch_size):
             part = slice(start, start + knobs.batch_size)
             batch = self.pipeline(
@@ -104,8 +104,8 @@ class Method:
                 unconditional_shift=self.unconditional_shift,
                 decode_slice=knobs.decode_slice,
             )
-            images.append(batch.numpy())
-        return Portraits([*np.concatenate(images)], sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
+            images += list(batch.numpy())
+        return Portraits(images, sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
 
 
 def _shifts(params: Params, root: Path) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -1,0 +1,134 @@
+"""Each bench runs once, at its smallest size; the libraries that two of them measure against are stood in for."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def numbers(output: str) -> dict:
+    """Of the one JSON line that a bench prints, all of them finite."""
+    (line,) = output.strip().splitlines()
+    found = json.loads(line)
+    assert all(np.isfinite(value) for value in found.values() if isinstance(value, (int, float)))
+    return found
+
+
+def test_arc2face(monkeypatch, capsys):
+    from bench import arc2face
+
+    monkeypatch.setitem(arc2face.SIDES, "cpu", (64,))
+    arc2face.main(steps=1, batch=1, repeats=1)
+    found = numbers(capsys.readouterr().out)
+    assert (found["size"], found["batch"]) == (96, 1)
+    assert found["images_per_second"] > 0
+
+
+def test_download(tmp_path):
+    from bench import download
+
+    found = download.measure(tmp_path, kills=2)
+    assert (found["kills"], found["wrong"], found["elsewhere"]) == (2, 0, 0)
+
+
+def test_evaluate():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.evaluate", "0.0005"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 4
+
+
+class Flat:
+    """What the bench uses of faiss' IndexFlatIP."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+
+    def add(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        cosines = vectors @ self.vectors.T
+        order = np.argsort(-cosines, axis=1)[:, :k]
+        return np.take_along_axis(cosines, order, 1), order
+
+
+def test_filter(monkeypatch, capsys):
+    from bench import filter as bench
+
+    monkeypatch.setitem(sys.modules, "faiss", types.SimpleNamespace(IndexFlatIP=Flat))
+    monkeypatch.setattr(sys, "argv", ["filter", "50"])
+    bench.main()
+    found = numbers(capsys.readouterr().out)
+    assert (found["identities"], found["same_nearest"]) == (50, 1)
+
+
+class Peer:
+    """facenet-pytorch's MTCNN, as far as the bench calls it, by our own."""
+
+    def __init__(self, keep_all: bool, device: str) -> None:
+        from stages.align.mtcnn import MTCNN
+
+        self.mtcnn = MTCNN(device=device)
+
+    def detect(self, images: np.ndarray, landmarks: bool) -> list:
+        found = [
+            (faces.boxes, faces.scores, faces.landmarks) if len(faces) else (None, None, None)
+            for faces in self.mtcnn.detect(images if images.ndim == 4 else [images])
+        ]
+        return [list(column) for column in zip(*found, strict=True)] if images.ndim == 4 else list(found[0])
+
+
+def test_mtcnn(tmp_path, monkeypatch, capsys):
+    import skimage.data
+
+    from bench import mtcnn
+
+    cv2.imwrite(str(tmp_path / "a.png"), skimage.data.astronaut()[:256, 100:356, ::-1])
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", types.SimpleNamespace(MTCNN=Peer))
+    monkeypatch.setattr(sys, "argv", ["mtcnn", str(tmp_path), "--images", "1", "--turns", "1"])
+    mtcnn.main()
+    found = numbers(capsys.readouterr().out)
+    assert (found["images"], found["faces"], found["images_of_another_count"], found["box_px"]) == (1, 1, 0, 0)
+
+
+def test_read(monkeypatch, capsys):
+    from bench import read
+
+    monkeypatch.setattr(read, "REPEATS", 1)
+    monkeypatch.setenv("R2R_CACHE", "put back by monkeypatch: the bench sets its own")
+    read.main(40)
+    found = numbers(capsys.readouterr().out)
+    assert all(found[form]["images_per_second"] > 0 for form in found if form.startswith(("source", "training")))
+
+
+def test_train(monkeypatch):
+    from bench import train
+
+    monkeypatch.setitem(train.BATCH, "iresnet_tiny", 4)
+    found = train.main(["iresnet_tiny"], "fp32", steps=1, side=64)
+    assert set(found) == {"threads", *(f"iresnet_tiny_{part}" for part in ("cpu_ms", "overhead", "of_matmul"))}
+    assert found["iresnet_tiny_cpu_ms"] > 0
+
+
+def test_world(monkeypatch, capsys):
+    from bench import world
+
+    monkeypatch.setattr(world, "IDENTITIES", 1)
+    monkeypatch.setattr(world, "IMAGES", 1)
+    monkeypatch.setattr(world, "compile_s", lambda: 0.0)  # a minute of compilation
+    world.main()
+    found = numbers(capsys.readouterr().out)
+    assert min(found["raster_per_s"], found["camera_per_s"]) > 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_every_bench_has_its_test(path):
+    assert f"test_{path.stem}" in globals()
