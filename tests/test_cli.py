@@ -1,23 +1,46 @@
 import fcntl
+import importlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
 from stages.cli import app
+from stages.params import load
+from stages.store import adding
 
 ROOT = Path(__file__).parent.parent
 
 
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
 def test_a_stage_is_a_command_a_module_and_a_block_of_parameters():
-    stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     commands = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert commands[: len(stages)] == stages
-    for stage in stages:
-        assert (ROOT / "stages" / f"{stage}.py").exists() or (ROOT / "stages" / stage / "__init__.py").exists()
-        assert stage in yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert commands[: len(STAGES)] == STAGES
+    assert {
+        name for name, block in yaml.safe_load((ROOT / "params.yaml").read_text()).items() if isinstance(block, dict)
+    } == {
+        *STAGES,
+        "transfer",
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_runs_its_stage_on_the_folders_parameters(tmp_path, monkeypatch, stage):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    module = f"stages.{stage}.stage" if (ROOT / "stages" / stage).is_dir() else f"stages.{stage}"
+    monkeypatch.setattr(importlib.import_module(module), "run", lambda params, *_: ran.append(params))
+    result = CliRunner().invoke(app, [stage])
+    assert result.exit_code == 0, result.output
+    assert ran == [load()]
 
 
 def test_help_names_every_stage_without_loading_torch():
@@ -42,6 +65,63 @@ def test_a_stage_that_already_runs_is_refused(tmp_path, monkeypatch):
         result = CliRunner().invoke(app, ["filter"])
     assert result.exit_code == 1
     assert "already runs" in result.output
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path / "params.yaml/cache"))
+    result = CliRunner().invoke(app, ["filter"])
+    assert result.exit_code == 1
+    assert "set R2R_CACHE" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from stages.cli import _alone
+with _alone("filter"):
+    print("runs", flush=True)
+    Path("go").read_text()  # of a pipe: until somebody writes
+    Path("done").touch()
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+@pytest.mark.parametrize("under_dvc", [True, False])
+def test_a_stage_ends_with_dvc_and_outlives_a_shell(tmp_path, under_dvc):
+    os.mkfifo(tmp_path / "go")
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"DVC_STAGE": "filter"} if under_dvc else {})
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"runs\n"
+        parent.kill()
+    if not under_dvc:
+        (tmp_path / "go").write_text("")
+    subprocess.run(["flock", "-w", "60", tmp_path / ".filter.lock", "true"], check=True)  # it has ended
+    assert (tmp_path / "done").exists() != under_dvc
+
+
+def test_params_are_composed_from_conf(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["params", "profile=smoke", "n_ids=7"]).exit_code == 0
+    assert (load().profile, load().n_ids) == ("smoke", 7)
+    before = Path("params.yaml").read_text()
+    result = CliRunner().invoke(app, ["params", "n_ids=1"])
+    assert (result.exit_code, Path("params.yaml").read_text()) == (1, before)
+    assert "n_ids is 1: at least 2" in result.output
+
+
+def test_the_cache_is_listed_and_pruned():
+    with adding("align", "a" * 64, "content.h5") as draft:
+        draft.path.write_bytes(bytes(2_000_000))
+    assert "align: 1 kept, 2.0 MB" in CliRunner().invoke(app, ["cache"]).output
+    assert "align: 0 kept, 0.0 MB, 1 removed" in CliRunner().invoke(app, ["cache", "--prune", "0"]).output
 
 
 def test_any_protocol_can_be_asked_of_a_file(tmp_path, monkeypatch):

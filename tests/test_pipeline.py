@@ -151,21 +151,6 @@ def test_a_comment_regenerates_nothing(generated, tmp_path):
     assert checkout.hashes() == generated[0].hashes()
 
 
-def test_a_queued_experiment_runs_the_code_it_was_queued_with(reference, tmp_path):
-    checkout = Checkout(tmp_path, reference)
-    path = checkout.folder / "stages/filter.py"
-    original = path.read_text()
-    path.write_text(original.replace('"chosen": params.n_ids,', '"chosen": params.n_ids, "queued": 1,'))
-    knobs = [word for knob in SMOKE for word in ("-S", knob)]  # else DVC composes the default profile
-    checkout("dvc", "exp", "run", "--queue", "--name", "edited", *knobs, "filter")
-    path.write_text(original)
-    checkout("dvc", "exp", "run", "--run-all", "-j", "1")
-    refs = checkout("git", "for-each-ref", "refs/exps", "--format=%(refname)").split()
-    (experiment,) = [ref for ref in refs if ref.endswith("/edited")]
-    assert json.loads(checkout("git", "show", f"{experiment}:metrics/filter.json"))["queued"] == 1
-    assert "queued" not in json.loads((checkout.folder / "metrics/filter.json").read_text())
-
-
 def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_hashes(reference, generated, tmp_path):
     checkout = Checkout(tmp_path)
     checkout.r2r("params", *ARC2FACE)

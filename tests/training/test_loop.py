@@ -166,31 +166,38 @@ def test_a_result_that_failed_leaves_its_checkpoint():
     assert learn().start == 5
 
 
+def _until(true):
+    """Wait for another process, but not for ever."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "the other process never got there"
+        time.sleep(0.01)
+
+
 def _slowly(path):
     (path.parent.parent / "begun").touch()
-    while not (path.parent.parent / "waits").exists():
-        time.sleep(0.01)
+    _until((path.parent.parent / "waits").exists)
     path.write_text(str(os.getpid()))
     return {}
 
 
-def test_of_two_that_want_the_same_the_second_waits_and_takes_it(cache, capfd):
-    process = multiprocessing.get_context("fork").Process(target=made_once, args=("fit", KEY, "model.txt", _slowly))
-    process.start()
-    while not (cache / "fit/begun").exists():
-        time.sleep(0.01)
-    other = multiprocessing.get_context("fork").Process(target=made_once, args=("fit", KEY, "model.txt", _never))
-    other.start()
-    said = ""
-    while "waiting for it" not in said:
-        said += capfd.readouterr().err
-        time.sleep(0.01)
-    (cache / "fit/waits").touch()
-    process.join()
-    other.join()
-    assert (process.exitcode, other.exitcode) == (0, 0)
-    assert find("fit", KEY).path.read_text() == str(process.pid)
-
-
 def _never(path):
     raise AssertionError("made twice")
+
+
+def _process(make):
+    process = multiprocessing.get_context("fork").Process(target=made_once, args=("fit", KEY, "model.txt", make))
+    process.start()
+    return process
+
+
+def test_of_two_that_want_the_same_the_second_waits_and_takes_it(cache, capfd):
+    first = _process(_slowly)
+    _until((cache / "fit/begun").exists)
+    second = _process(_never)
+    _until(lambda: not second.is_alive() or "waiting for it" in capfd.readouterr().err)
+    (cache / "fit/waits").touch()
+    first.join()
+    second.join()
+    assert (first.exitcode, second.exitcode) == (0, 0)
+    assert find("fit", KEY).path.read_text() == str(first.pid)

@@ -49,6 +49,24 @@ def test_degenerate_and_offscreen_triangles_draw_nothing():
     assert (shown == kernels.EMPTY).all()
 
 
+def test_a_triangle_across_the_border_is_cut_off_and_does_not_come_round():
+    points = np.array([[-5, -5, 0.3], [9.5, -4, 0.3], [-4, 9.5, 0.3]], float)
+    depth, shown, bary = empty()
+    kernels.rasterise(points, np.array([[0, 1, 2]], np.int32), depth, shown, bary, False)
+
+    def inside(x: float, y: float) -> bool:
+        corners = [*points[:, :2], points[0, :2]]
+        turns = [
+            (b[0] - a[0]) * (y - a[1]) - (x - a[0]) * (b[1] - a[1]) for a, b in zip(corners, corners[1:], strict=False)
+        ]
+        return min(turns) >= 0 or max(turns) <= 0
+
+    expected = np.array([[inside(x + 0.5, y + 0.5) for x in range(16)] for y in range(16)])
+    assert 0 < expected.sum() < 60
+    np.testing.assert_array_equal(shown == 0, expected)
+    np.testing.assert_array_equal(depth > 0, expected)
+
+
 def test_strand_is_as_wide_as_asked_and_hides_behind_the_mesh():
     screen = np.array([[0.0, 8.0, 0.5], [16.0, 8.0, 0.5]], np.float32)
     depth, shown, _ = empty()
