@@ -25,7 +25,7 @@ import numpy as np
 
 from stages.align.faces import CODE as ALIGN_CODE
 from stages.align.faces import align_images, detection, detection_seconds, detector
-from stages.embed.encoder import Encoder
+from stages.embed.encoder import Encoder, runtime
 from stages.embed.stage import encoder_file, encoder_seconds
 from stages.filter import chosen_identities
 from stages.images import Archive, Faces, Rows, Shards, read_faces, read_rows, write_rows
@@ -94,7 +94,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
     rows = _evenly(np.arange(len(target)), min(images, len(target)))
     batches = np.array_split(rows, -(-len(rows) // BATCH))
     encoder = encoder_file(root, params.judge.encoder, "judge.encoder")
-    made_from = fingerprint(encoder, detection(params.align), code=("judge", "embed/encoder", *ALIGN_CODE))
+    seen_by = [runtime(), detection(params.align)]
+    made_from = fingerprint(encoder, seen_by, code=("judge", "embed/encoder", *ALIGN_CODE))
 
     def shards(name: str, faces: Faces) -> list[Part]:
         keys = {identity: fingerprint(made_from, faces.digest(faces.rows(identity))) for identity in chosen}

@@ -173,6 +173,14 @@ class _Session:
         return [np.concatenate(parts)[:n].astype(np.float32, copy=False)]
 
 
+def runtime() -> list[str]:
+    """What an encoder runs on here, for a fingerprint: onnxruntime's version, and `cuda` or `cpu`."""
+    import onnxruntime
+
+    gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return [onnxruntime.__version__, "cuda" if gpu else "cpu"]
+
+
 class Encoder:
     """A face encoder on the GPU where onnxruntime has one, else on the CPU.
 

@@ -19,7 +19,7 @@ import numpy as np
 from stages.align.faces import CODE as ALIGN_CODE
 from stages.align.faces import align_images, detection, detection_seconds, detector
 from stages.align.warp import SIZE
-from stages.embed.encoder import Encoder
+from stages.embed.encoder import Encoder, runtime
 from stages.embed.prototypes import identity_sums, source_shards
 from stages.images import Archive, Faces, read_faces
 from stages.run import Job, Part, threads
@@ -70,7 +70,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     parts.append((folder / "target.h5", target, np.arange(len(target))))
     code = ("embed/stage", "embed/encoder", *(ALIGN_CODE if knobs.align else ()))
     encoder = encoder_file(root, knobs.encoder, "embed.encoder")
-    made_from = fingerprint(encoder, detection(params.align) if knobs.align else None, code=code)
+    made_from = fingerprint(encoder, runtime(), detection(params.align) if knobs.align else None, code=code)
 
     def batches(images: Faces | Archive, rows: np.ndarray) -> list[Batch]:
         starts = range(0, len(rows), knobs.batch_size)

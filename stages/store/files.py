@@ -87,7 +87,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def emptied(folder: Path) -> Path:
-    """The folder, made if it is not there, without what an earlier run left in it."""
+    """The folder, made if it is not there, without what an earlier run left in it, which is said."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != NOTHING]
+    if files:
+        print(f"emptied {folder}: {len(files)} files of an earlier run, {files[0].name} among them", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

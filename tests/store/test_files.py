@@ -45,7 +45,7 @@ def test_replacing_does_not_write_through_a_hard_link(tmp_path):
     assert out.read_text() == '{\n  "new": 1\n}\n'
 
 
-def test_an_emptied_folder_leaves_what_its_files_were_linked_to(tmp_path):
+def test_an_emptied_folder_leaves_what_its_files_were_linked_to(tmp_path, capsys):
     folder, cached = tmp_path / "a/b", tmp_path / "cached"
     assert list(emptied(folder).iterdir()) == []
     (folder / "c").mkdir()
@@ -54,6 +54,7 @@ def test_an_emptied_folder_leaves_what_its_files_were_linked_to(tmp_path):
     cached.chmod(0o444)
     assert list(emptied(folder).iterdir()) == []
     assert cached.read_text() == "content"
+    assert "1 files of an earlier run, d among them" in capsys.readouterr().err
 
 
 def test_a_link_shares_bytes_and_replaces_what_was_there(tmp_path):

@@ -1,5 +1,7 @@
 """The compiled loops against loops in plain numpy, closed forms and limits."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -56,9 +58,7 @@ def test_a_triangle_across_the_border_is_cut_off_and_does_not_come_round():
 
     def inside(x: float, y: float) -> bool:
         corners = [*points[:, :2], points[0, :2]]
-        turns = [
-            (b[0] - a[0]) * (y - a[1]) - (x - a[0]) * (b[1] - a[1]) for a, b in zip(corners, corners[1:], strict=False)
-        ]
+        turns = [(b[0] - a[0]) * (y - a[1]) - (x - a[0]) * (b[1] - a[1]) for a, b in pairwise(corners)]
         return min(turns) >= 0 or max(turns) <= 0
 
     expected = np.array([[inside(x + 0.5, y + 0.5) for x in range(16)] for y in range(16)])
