@@ -1,9 +1,9 @@
 """The two nearest identities of 110,000 (DigiFace-1M's number): this project against FAISS's flat search, in one run.
 
-    python bench/filter.py [identities] [device]
+    python -m bench.filter [identities] [device]
 
-FAISS answers the same question by k = 2 inner products of everyone with everyone, oneself among them. It is no
-dependency: `pip install faiss-cpu` first. Peak memory is read before FAISS is imported.
+FAISS answers the same question by k = 2 inner products of everyone with everyone, oneself among them. It is
+no dependency: `pip install -e '.[bench]'` first. Peak memory is read before FAISS is imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MTCNN against facenet-pytorch's on one machine, with the same parameters: speed and agreement.
 
     pip install --target peer --no-deps facenet-pytorch
-    PYTHONPATH=peer:. python bench/mtcnn.py FOLDER_OR_ZIP [--images 256] [--size 192]
+    PYTHONPATH=peer:. python -m bench.mtcnn FOLDER_OR_ZIP [--images 256] [--size 192]
 
 Prints one JSON line. Both run in turns, and the best of the turns counts, in CPU time: other work on the machine slows
 both. `ratio` is ours over the peer's image-by-image mode, as it is used; `ratio_batched` over its batch mode.

@@ -1,4 +1,4 @@
-"""Speed and memory of the embedded world on one core: `python bench/world.py` prints one JSON line.
+"""Speed and memory of the embedded world on one core: `python -m bench.world` prints one JSON line.
 
 CPU seconds, which a busy machine disturbs least. Compilation happens first, in a process with an empty cache, and is
 told apart. `limit` is what no renderer at two samples a pixel and direction goes below: filling its buffers and

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Train face recognition on people who do not exist, and know exactly how good that is.\n\n"
-    "Each command is one stage of dvc.yaml: it reads params.yaml in the working folder, goes on where a killed run "
-    "stopped, and writes data/, metrics/ and plots/. `dvc repro` runs them all.",
+    "The commands from fetch to report are the stages of dvc.yaml: each reads params.yaml in the working folder, goes "
+    "on where a killed run stopped, and writes data/, metrics/ and plots/. `dvc repro` runs them all.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
@@ -172,7 +172,7 @@ def evaluate(
     backbone: Annotated[Path | None, typer.Option(help="A backbone or ONNX encoder; default: the trained one.")] = None,
     benchmark: Annotated[
         Path | None,
-        typer.Option(help="A .bin, an image archive, an IJB or RFW folder; default: data/benchmarks."),
+        typer.Option(help="A .bin, an image archive, a CFP, IJB or RFW folder; default: data/benchmarks."),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.txt in LFW's layout, for an image archive.")] = None,
     align: Annotated[bool, typer.Option(help="Detect and align the images of an image archive first.")] = True,
