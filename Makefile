@@ -26,6 +26,8 @@ bench: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	# alone first: a Python that is too old is named, where the constraints would only be in conflict
+	$(BIN)/pip install -q --no-deps -e .
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	# insightface asks for opencv-python, whose windows need libGL; the headless build has the same functions
 	$(BIN)/pip uninstall -q -y opencv-python

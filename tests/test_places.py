@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,12 @@ def test_a_stage_says_so_before_it_writes(tmp_path):
     assert done.returncode == 1
     assert "file/cache cannot be written" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "params.yaml"]
+
+
+def test_one_python_floor_which_pip_names_before_the_constraints():
+    floor = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert re.findall(r"Python (3\.\d+) or later", (ROOT / "README.md").read_text()) == [floor]
+    assert f'python-version: "{floor}"' in (ROOT / ".github/workflows/tests.yaml").read_text()
+    first, *others = re.findall(r"pip install .*", (ROOT / "Makefile").read_text().split("venv .venv\n")[1])
+    assert first == "pip install -q --no-deps -e ."  # constraints of a newer Python are but a conflict to an older one
+    assert all("-c constraints.txt" in line for line in others)
