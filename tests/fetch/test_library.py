@@ -30,25 +30,6 @@ KNOBS = Fetch(
 )
 
 
-@pytest.fixture(scope="module")
-def held(tmp_path_factory):
-    """What a publisher, or a copy of data/, holds."""
-    folder = tmp_path_factory.mktemp("held")
-    layouts.digiface(folder, people=1, images=2)
-    layouts.target(folder, 3)
-    layouts.bins(folder / "archives/faces_webface_112x112.zip", 4)
-    layouts.hub(folder, "arc2face")
-    layouts.hub(folder, "sd15")
-    return folder
-
-
-@pytest.fixture
-def server(held, monkeypatch):
-    with Server(held) as server:
-        monkeypatch.setenv("HF_ENDPOINT", f"{server.address}/hub")
-        yield server
-
-
 @pytest.fixture
 def data(tmp_path):
     (tmp_path / "data").mkdir()

@@ -22,7 +22,6 @@ from stages.store import StoreError
 from stages.store.manifest import check_manifest, read_manifest
 from stages.world import datasets
 from tests.fetch import layouts
-from tests.fetch.server import Server
 from tests.fetch.test_library import LICENSES, rfw
 from tests.test_params import CONF
 from tests.world import fake
@@ -64,23 +63,6 @@ def rendered(monkeypatch):
     monkeypatch.setattr(datasets, "photograph", photograph)
     monkeypatch.setattr(datasets, "executor", lambda workers: loop)
     return people
-
-
-@pytest.fixture(scope="module")
-def held(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("held")
-    layouts.digiface(folder, people=1, images=2)
-    layouts.target(folder, 3)
-    layouts.bins(folder / "archives/faces_webface_112x112.zip", 4)
-    layouts.hub(folder, "sd15")
-    return folder
-
-
-@pytest.fixture
-def server(held, monkeypatch):
-    with Server(held) as server:
-        monkeypatch.setenv("HF_ENDPOINT", f"{server.address}/hub")
-        yield server
 
 
 @pytest.fixture
