@@ -24,15 +24,15 @@ Device = Literal["auto", "cpu", "cuda"]
 PRECISIONS = ("fp32", "bf16", "fp16")
 Precision = Literal["fp32", "bf16", "fp16"]
 Codec = Literal["png", "jpeg", "webp"]
-SMALL = (
-    ("greater_than_equal", "at least {ge}"),
-    ("greater_than", "greater than {gt}"),
-    ("less_than_equal", "at most {le}"),
-    ("less_than", "less than {lt}"),
-    ("literal_error", "one of {expected}"),
-    ("finite_number", "a finite number"),
-    ("int_from_float", "a whole number"),
-)
+EXPECTED = {  # pydantic's kinds of fault in our words; others in its own
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "greater than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "literal_error": "one of {expected}",
+    "finite_number": "a finite number",
+    "int_from_float": "a whole number",
+}
 
 
 class ParamsError(ValueError):
@@ -107,9 +107,7 @@ def _say(prefix: str, fault: Any) -> str:
     if fault["type"] == "value_error":  # of a check that sees several knobs, and names them
         return str(fault["ctx"]["error"])
     name = ".".join(str(place) for place in fault["loc"])
-    expected = next(
-        (text.format(**fault.get("ctx", {})) for kind, text in SMALL if kind == fault["type"]), fault["msg"]
-    )
+    expected = EXPECTED[fault["type"]].format(**fault.get("ctx", {})) if fault["type"] in EXPECTED else fault["msg"]
     return f"{prefix}{name} is {fault['input']!r}: {expected}"
 
 
