@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from stages.store import Entry, StoreError, adding, entries, find, fingerprint, 
 from stages.store.cache import Numbers
 from stages.store.files import NOTHING
 
-__all__ = ["Executor", "Job", "Part", "by_range", "cores", "loop", "processes", "run", "threads", "total"]
+__all__ = ["Executor", "Job", "Part", "by_range", "cores", "loop", "processes", "run", "threads"]
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,6 @@ def by_range(folder: Path, identities: Iterable[int], keys: Mapping[int, str], s
     return parts
 
 
-def total(parts: Sequence[Entry]) -> Numbers:
-    """The sums of the parts' numbers, by name."""
-    sums: Numbers = {}
-    for part in parts:
-        for name, value in part.numbers.items():
-            sums[name] = sums.get(name, 0) + value
-    return sums
-
-
 def _known(job: Job, todo: Sequence[Part]) -> dict[str, Path]:
     """Key of an item -> a finished part that holds it, its content checked."""
     wanted = {key for part in todo for key in part.keys}
@@ -189,9 +180,7 @@ def _make(
                     draft.keys = part.keys
                     draft.numbers = job.write(draft.path, part, _results(job, part, known, results, bar))
                 lock.close()
-                entry = find(job.stage, part.fingerprint)
-                assert entry is not None
-                done[part.fingerprint] = entry
+                done[part.fingerprint] = draft.entry
                 results.look()
     return done
 
@@ -216,16 +205,15 @@ class _Ahead:
 
     def __init__(self, results: Iterator[Any]) -> None:
         self.results = results
+        self.held: list[Any] = []
         self.look()
 
     def look(self) -> None:
         """Have the next result at hand, if there is one."""
-        for result in self.results:
-            self.results = chain([result], self.results)
-            return
+        self.held = self.held or list(islice(self.results, 1))
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        return next(self.results)
+        return self.held.pop() if self.held else next(self.results)

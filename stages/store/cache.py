@@ -79,11 +79,12 @@ class Entry:
 
 @dataclass
 class Draft:
-    """What becomes an entry: its content is written to `path`."""
+    """What becomes an entry: its content is written to `path`, and `entry` is there when `adding` has ended."""
 
     path: Path
     numbers: Numbers = field(default_factory=dict)
     keys: Sequence[str] = ()
+    entry: Entry = field(init=False)
 
 
 def folder_of(stage: str, key: str) -> Path:
@@ -141,10 +142,12 @@ def adding(stage: str, key: str, name: str) -> Iterator[Draft]:
             partial.mkdir(parents=True)
             draft = Draft(partial / name)
             yield draft
-            values = {"name": name, "digest": file_digest(draft.path)}
-            write_json(partial / "entry.json", values | {"numbers": draft.numbers, "keys": list(draft.keys)})
+            entry = Entry(folder / name, file_digest(draft.path), dict(draft.numbers), list(draft.keys))
+            values = {"name": name, "digest": entry.digest, "numbers": entry.numbers, "keys": entry.keys}
+            write_json(partial / "entry.json", values)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
+            draft.entry = entry
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

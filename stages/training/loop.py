@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.knobs import ParamsError
-from stages.store import Entry, StoreError, adding, find, folder_of, locked, replacing
+from stages.store import Entry, adding, find, folder_of, locked, replacing
 from stages.store.files import broken
 
 LOOK = 1.0  # seconds between two looks at the losses, for which a GPU has to be waited for
@@ -192,7 +192,4 @@ def made_once(stage: str, key: str, name: str, make: Callable[[Path], Mapping[st
             return entry
         with adding(stage, key, name) as draft:
             draft.numbers = dict(make(draft.path))
-        entry = find(stage, key)
-        if entry is None:
-            raise StoreError(f"{folder_of(stage, key)}: what was just written there cannot be read")
-        return entry
+        return draft.entry

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.run import Job, Part, by_range, loop, processes, run, threads, total
+from stages.run import Job, Part, _Ahead, by_range, loop, processes, run, threads
 from stages.store import StoreError, adding, find, fingerprint, locked
 
 
@@ -60,7 +60,11 @@ def test_parts_are_made_written_and_added_up(tmp_path, executor):
         [8, 9],
     ]
     assert all(value == int(x) ** 2 for part in contents(tmp_path / "data").values() for x, value in part.items())
-    assert total(done) == {"items": 10, "sum": 285}
+    assert [part.numbers for part in done] == [
+        {"items": 4, "sum": 14},
+        {"items": 4, "sum": 126},
+        {"items": 2, "sum": 145},
+    ]
 
 
 def test_what_is_there_is_not_made_again(tmp_path):
@@ -162,3 +166,14 @@ def test_parts_without_items_are_written(tmp_path):
     run(Job("toy", tmp_path / "data", parts, squares, write))
     assert contents(tmp_path / "data") == {"a.h5": {}, "b.h5": {"2": 4}}
     assert find("toy", fingerprint("a")) is not None
+
+
+def test_looking_ahead_costs_the_same_after_many_parts():
+    """Looks that are stacked on each other would run out of the stack."""
+    ahead = _Ahead(iter(range(200_000)))
+    for expected in range(200_000):
+        ahead.look()
+        ahead.look()
+        assert next(ahead) == expected
+    ahead.look()
+    assert list(ahead) == []
