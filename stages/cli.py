@@ -95,8 +95,10 @@ def main(
 
         with suppress(RuntimeError):  # no home: said by the commands that need one
             os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
-    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other.
+    # Threads that spin while they wait take the cores from whatever runs beside them, and from each other; ones that
+    # sleep at once wake up too late. GNU's OpenMP, torch's, spins this often before it sleeps.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @app.command()
