@@ -8,7 +8,7 @@ Notation: n images, h x w pixels, c channels, p patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -173,14 +173,19 @@ def initialise(network: nn.Module, gain: float = 0.02) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def adam(network: nn.Module) -> torch.optim.Adam:
+def adam(network: nn.Module, lr: float = LEARNING_RATE) -> torch.optim.Adam:
     """CUT's optimiser of a network."""
-    return torch.optim.Adam(network.parameters(), LEARNING_RATE, BETAS)
+    return torch.optim.Adam(network.parameters(), lr, BETAS)
 
 
 def linear_decay(epoch: int, steady: int = 200, falling: int = 200) -> float:
     """CUT's schedule: 1 for the `steady` epochs, then linearly to 1 / (falling + 1) in the last; epochs from 0."""
     return 1 - max(0, epoch + 1 - steady) / (falling + 1)
+
+
+def epochs(steps: int) -> Callable[[int], float]:
+    """The factor of the learning rates by the number of steps done, of which `steps` make the 400 official epochs."""
+    return lambda done: linear_decay(400 * done // steps)
 
 
 def lsgan(prediction: Tensor, real: bool) -> Tensor:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
 from stages.transfer.checkpoint import check_images, in_batches, to_images, to_network
 
@@ -116,6 +119,25 @@ def descend(loss: Tensor, *optimisers: Optimizer) -> None:
 def detached(**losses: Tensor) -> dict[str, Tensor]:
     """Losses without their graphs."""
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def generator_file(weights: Path) -> Path:
+    """The file that `transfer.weights` means: itself, or `latest_net_G.pth` of the folder that it is."""
+    return weights / "latest_net_G.pth" if weights.is_dir() else weights
+
+
+def scaled(images: np.ndarray, size: int) -> np.ndarray:
+    """Images [n, h, w, 3] uint8 as [n, size, size, 3], by bicubic interpolation as the official loaders; 0: as is."""
+    if not size or images.shape[1:3] == (size, size):
+        return images
+    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in images])
+
+
+def flops(network: nn.Module, *inputs: Tensor) -> float:
+    """Operations of a network on its inputs, both on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    return float(counter.get_total_flops())
 
 
 def translate(

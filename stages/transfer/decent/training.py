@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.transfer.cut import (
+    LEARNING_RATE,
     PATCHES,
     Discriminator,
     ResnetGenerator,
@@ -39,6 +40,8 @@ class DecentTraining(Training):
         gan, identity, variance: weights of the losses.
         patches: of each layer, at most.
         factor: of the learning rates, by the number of steps done; the density estimators' is one of them.
+        lr, density_lr: learning rates, before the factor.
+        polyak: of the average of the density estimators' weights.
     """
 
     losses: ClassVar[tuple[str, ...]] = ("gan", "identity", "variance", "density", "discriminator")
@@ -53,11 +56,15 @@ class DecentTraining(Training):
         variance: float = 0.01,
         patches: int = PATCHES,
         factor: Callable[[int], float] = lambda step: 1.0,
+        lr: float = LEARNING_RATE,
+        density_lr: float = 1e-3,
+        polyak: float = 0.998,
     ) -> None:
         self.generator, self.discriminator, self.densities = generator, discriminator, densities
         self.weights, self.patches = {"gan": gan, "identity": identity, "variance": variance}, patches
-        self.of_generator, self.of_discriminator = adam(generator), adam(discriminator)
-        self.of_densities = AveragingAdam([weight for density in densities for weight in density.parameters()])
+        self.of_generator, self.of_discriminator = adam(generator, lr), adam(discriminator, lr)
+        weights = [weight for density in densities for weight in density.parameters()]
+        self.of_densities = AveragingAdam(weights, density_lr, polyak=polyak)
         self.networks: dict[str, nn.Module] = dict(
             zip(("G", "F_A", "F_B", "D"), (generator, *densities, discriminator), strict=True)
         )
