@@ -65,7 +65,8 @@ class RandomFilters(nn.Module):
 
     Random convolutions followed by ReLU and max pooling keep much of what is where in an image (colour, edges, their
     arrangement) and know nothing of what it shows. The filters depend on the seed alone; they are scaled to keep the
-    features' second moment from level to level (He et al. 2015).
+    features' second moment from level to level (He et al. 2015). Random biases, about as large as an image's features,
+    let contrast count: without them it would cancel out of the hypervectors, and a translation might saturate.
 
     Args:
         channels: of the taps.
@@ -79,12 +80,14 @@ class RandomFilters(nn.Module):
         for level, (before, c) in enumerate(zip((3, *channels), channels, strict=False)):
             filters = torch.randn(c, before, 3, 3, generator=generator) * (2 / (9 * before)) ** 0.5
             self.register_buffer(f"filters_{level}", filters)
+            self.register_buffer(f"biases_{level}", torch.randn(c, generator=generator) / 2)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[n, 3, h, w] -> five maps, each half as high and wide as the one before; ReLU behind all but the last."""
         found, x = [], images
-        for level, filters in enumerate(self.buffers()):
-            x = F.conv2d(F.max_pool2d(x, 2) if level else x, filters, padding=1)
+        for level in range(len(self.channels)):
+            filters, biases = self.get_buffer(f"filters_{level}"), self.get_buffer(f"biases_{level}")
+            x = F.conv2d(F.max_pool2d(x, 2) if level else x, filters, biases, padding=1)
             x = F.relu(x) if level + 1 < len(self.channels) else x
             found.append(x)
         return found

@@ -111,3 +111,12 @@ def test_vgg_is_read_where_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "other.pth").touch()
     with pytest.raises(StoreError, match=r"there is other\.pth, vgg19-dcbb9e9d\.pth"):
         features_of(replace(SMALL, vgg=str(tmp_path)))
+
+
+def test_contrast_is_in_the_hypervectors():
+    """Half as much contrast is another hypervector: nothing else would keep a translation from saturating."""
+    torch.manual_seed(0)
+    learner = Learner(SMALL, CPU)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    one, half = learner.hypervectors(images), learner.hypervectors(images / 2)
+    assert torch.cosine_similarity(one, half, dim=1).max() < 0.99
