@@ -26,8 +26,8 @@ class UNSBTraining(Training):
         energy: E, of 12 channels.
         projector: F.
         bridge: times and noise.
-        gan, sb, contrast: weights of the losses. `sb` is the README's, with which the published weights were trained; the
-            code's own default is 0.1.
+        gan, sb, contrast: weights of the losses. `sb` is that of the README's training command; the code's own default
+            is 0.1.
         patches: of each layer, at most.
         factor: of the learning rates, by the number of steps done.
     """
