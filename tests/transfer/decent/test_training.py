@@ -20,7 +20,7 @@ def make(**options):
 
 
 def test_resumes_to_the_same_bits():
-    assert_resumes(make)
+    assert_resumes(lambda: make(factor=lambda step: 0.5**step))
 
 
 def test_official_weights_and_rates():
