@@ -97,14 +97,14 @@ class Generator(nn.Module):
 
     def forward(self, images: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Images [n, 3, h, w] after t [n] int64 steps, noise z [n, 4 width]."""
-        x, time, z = self.model(images), self.time_embed(sinusoids(t, self.width)), self.z_transform(z)
+        x, time, z = self.model(images), self._embed(t), self.z_transform(z)
         for block in self.model_res:
             x = block(x, time, z)
         return self.model_upsample(x)
 
     def encode(self, images: Tensor, t: Tensor, z: Tensor) -> list[Tensor]:
         """What leaves the layers `taps`, counted through `model` and `model_res`."""
-        x, time, z = images, self.time_embed(sinusoids(t, self.width)), self.z_transform(z)
+        x, time, z = images, self._embed(t), self.z_transform(z)
         features = []
         for number, layer in enumerate([*self.model, *self.model_res]):
             x = layer(x) if number < len(self.model) else layer(x, time, z)
@@ -113,6 +113,9 @@ class Generator(nn.Module):
             if number == self.taps[-1]:
                 break
         return features
+
+    def _embed(self, t: Tensor) -> Tensor:
+        return self.time_embed(sinusoids(t, self.width).to(next(self.parameters())))
 
 
 class ConvBlock(nn.Module):
@@ -143,7 +146,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed."""
-        return self.main(sinusoids(t, self.size))
+        return self.main(sinusoids(t, self.size).to(next(self.parameters())))
 
 
 class Discriminator(nn.Module):

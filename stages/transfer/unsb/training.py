@@ -26,13 +26,13 @@ class UNSBTraining(Training):
         energy: E, of 12 channels.
         projector: F.
         bridge: times and noise.
-        gan, sb, nce: weights of the losses. `sb` is the README's, with which the published weights were trained; the
-            code's own default is 0.1.
+        gan, sb, contrast: weights of the losses. `sb` is that of the README's training command; the code's own default
+            is 0.1.
         patches: of each layer, at most.
         factor: of the learning rates, by the number of steps done.
     """
 
-    losses: ClassVar[tuple[str, ...]] = ("gan", "sb", "nce", "discriminator", "energy")
+    losses: ClassVar[tuple[str, ...]] = ("gan", "sb", "contrast", "discriminator", "energy")
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class UNSBTraining(Training):
         bridge: Bridge = BRIDGE,
         gan: float = 1.0,
         sb: float = 1.0,
-        nce: float = 1.0,
+        contrast: float = 1.0,
         patches: int = PATCHES,
         factor: Callable[[int], float] = lambda step: 1.0,
     ) -> None:
         self.generator, self.discriminator, self.energy, self.projector = generator, discriminator, energy, projector
-        self.bridge, self.weights, self.patches = bridge, {"gan": gan, "sb": sb, "nce": nce}, patches
+        self.bridge, self.weights, self.patches = bridge, {"gan": gan, "sb": sb, "contrast": contrast}, patches
         self.networks: dict[str, nn.Module] = {"G": generator, "F": projector, "D": discriminator, "E": energy}
         self.optimisers = {name: adam(network) for name, network in self.networks.items()}
         super().__init__(self.networks, self.optimisers, factor)
@@ -86,7 +86,7 @@ class UNSBTraining(Training):
             losses = {
                 "gan": lsgan(self.discriminator(fake, t_each), True),
                 "sb": bridge_loss(own, cross, x, fake, left, self.bridge.tau),
-                "nce": (self.contrast(source, fake, generator) + self.contrast(target, same, generator)) / 2,
+                "contrast": (self.contrast(source, fake, generator) + self.contrast(target, same, generator)) / 2,
             }
             loss = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
             descend(loss, self.optimisers["G"], self.optimisers["F"])
