@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 METHODS = (
     "none",
     "arc2face",
+    "decent",
+    "vsait",
 )
 
 
