@@ -38,7 +38,7 @@ class Knobs(UnpairedKnobs):
 
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
-        super(Knobs, self).check(params)
+        super().check(params)
         check(
             self.nfe <= self.timesteps,
             f"transfer.nfe is {self.nfe}, but the bridge has transfer.timesteps = {self.timesteps}",

@@ -97,7 +97,7 @@ def test_optimiser_against_a_loop():
         largest = max(largest, v)
         x -= 0.1 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step) * m / (math.sqrt(largest) + 1e-8)
         average = 0.9 * average + 0.1 * x
-        assert float(weight) == pytest.approx(x, abs=1e-12)
+        assert float(weight.detach()) == pytest.approx(x, abs=1e-12)
     with optimiser.averaged():
-        assert float(weight) == pytest.approx(average, abs=1e-12)
-    assert float(weight) == pytest.approx(x, abs=1e-12)
+        assert float(weight.detach()) == pytest.approx(average, abs=1e-12)
+    assert float(weight.detach()) == pytest.approx(x, abs=1e-12)
