@@ -1,4 +1,4 @@
-"""The knobs that the translators in CUT's line share; the defaults are the official options' (`options/*_options.py`)."""
+"""The knobs that translators in CUT's line share; the defaults are the official ones (`options/*_options.py`)."""
 
 from __future__ import annotations
 

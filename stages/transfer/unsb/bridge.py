@@ -86,7 +86,7 @@ def apply(
     """
 
     def run(pixels: Tensor, shown: np.ndarray) -> Tensor:
-        own = [torch.Generator().manual_seed(_seed(seed, image)) for image in shown]
+        own = [torch.Generator().manual_seed(noise_seed(seed, image)) for image in shown]
 
         def draw(*shape: int) -> Tensor:
             return torch.stack([torch.randn(shape, generator=one) for one in own]).to(pixels)
@@ -101,6 +101,7 @@ def number(t: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), t, device=images.device)
 
 
-def _seed(seed: int, image: np.ndarray) -> int:
+def noise_seed(seed: int, image: np.ndarray) -> int:
+    """The seed of what an image [h, w, 3] uint8 draws, in [0, 2^63)."""
     digest = hashlib.blake2b(f"{seed} {image.shape} ".encode() + image.tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

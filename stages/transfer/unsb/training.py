@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.transfer.cut import PATCHES, adam, discriminator_loss, draw_places, lsgan, save_states
+from stages.transfer.cut import LEARNING_RATE, PATCHES, adam, discriminator_loss, draw_places, lsgan, save_states
 from stages.transfer.unpaired import Training, descend, detached, frozen
 from stages.transfer.unsb.bridge import BRIDGE, Bridge, Draw, apply, number
 from stages.transfer.unsb.losses import bridge_loss, energy_loss, patch_nce
@@ -30,6 +30,7 @@ class UNSBTraining(Training):
             is 0.1.
         patches: of each layer, at most.
         factor: of the learning rates, by the number of steps done.
+        lr: learning rate, before the factor.
     """
 
     losses: ClassVar[tuple[str, ...]] = ("gan", "sb", "contrast", "discriminator", "energy")
@@ -46,11 +47,12 @@ class UNSBTraining(Training):
         contrast: float = 1.0,
         patches: int = PATCHES,
         factor: Callable[[int], float] = lambda step: 1.0,
+        lr: float = LEARNING_RATE,
     ) -> None:
         self.generator, self.discriminator, self.energy, self.projector = generator, discriminator, energy, projector
         self.bridge, self.weights, self.patches = bridge, {"gan": gan, "sb": sb, "contrast": contrast}, patches
         self.networks: dict[str, nn.Module] = {"G": generator, "F": projector, "D": discriminator, "E": energy}
-        self.optimisers = {name: adam(network) for name, network in self.networks.items()}
+        self.optimisers = {name: adam(network, lr) for name, network in self.networks.items()}
         super().__init__(self.networks, self.optimisers, factor)
 
     def step(
