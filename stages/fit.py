@@ -93,24 +93,23 @@ class Sheet:
     def __init__(self, images: Sequence[np.ndarray], steps: int) -> None:
         self.images = [np.ascontiguousarray(image) for image in images]
         self.due = sorted({steps * look // (LOOKS - 1) for look in range(LOOKS)})
-        self.rows: dict[str, Tensor] = {}
+        self.rows: dict[str, list[Tensor]] = {}
 
     def look(self, learner: Learner, step: int) -> None:
         """Put the images through, if they are due after so many steps."""
         if step in self.due and str(step) not in self.rows:
-            made = [learner.translate(image[None])[0] for image in self.images]
-            self.rows[str(step)] = torch.from_numpy(np.stack(made))
+            self.rows[str(step)] = [torch.from_numpy(learner.translate(image[None])[0]) for image in self.images]
 
     def draw(self, path: Path) -> None:
         """Save it as a PNG."""
-        rows = {f"after {step} steps": list(made.numpy()) for step, made in self.rows.items()}
+        rows = {f"after {step} steps": [image.numpy() for image in made] for step, made in self.rows.items()}
         save_png(path, sheet({"source": self.images} | rows))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, list[Tensor]]:
         """The rows by the number of steps."""
         return dict(self.rows)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take them back."""
         self.rows = dict(state)
 
