@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from stages.store import StoreError
-from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import entry, load_strictly
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder, PyramidEncoder
 from stages.transfer.stylegan.networks import Generator
 
@@ -64,7 +65,7 @@ def load_generator(path: Path) -> Inverter:
             raise StoreError(f"{path}: G_ema.synthesis.b4.conv1 has the conv_clamp {clamp!r}: a number was expected")
         generator = _generator(from_sg2ada(state, path), path, clamp)
         return Inverter(generator, state.get("mapping.w_avg"))
-    content = read_checkpoint(path, OFFICIAL)
+    content = read_tensors(path, official=OFFICIAL)
     generator = _generator(entry(path, content, "g_ema"), path)
     mean = content.get("latent_avg")
     return Inverter(generator, mean if isinstance(mean, Tensor) else None)
@@ -80,7 +81,7 @@ def load_inverter(path: Path, **sizes: Any) -> Inverter:
     Raises:
         StoreError: as `load_generator`, or an encoder that is neither.
     """
-    content = read_checkpoint(path, OFFICIAL)
+    content = read_tensors(path, official=OFFICIAL)
     state = entry(path, content, "state_dict")
     opts = content.get("opts")
     kind = opts.get("encoder_type") if isinstance(opts, Mapping) else None
