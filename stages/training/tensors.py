@@ -43,7 +43,9 @@ def read_tensors(path: Path, device: str = "cpu", official: str = "") -> Any:
                 f"{path}: holds more than tensors ({', '.join(names)}), and reading it would run code. Where you trust "
                 "it, convert it once: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"
             ) from error
-        raise StoreError(f"{path}: not a readable torch checkpoint ({error})") from error
+        cut = isinstance(error, pickle.UnpicklingError) or not str(error)
+        reason = "cut, or of another kind" if cut else str(error).splitlines()[0]
+        raise StoreError(f"{path}: not a readable torch checkpoint ({reason})") from error
 
 
 class _StandIn:
