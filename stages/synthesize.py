@@ -41,7 +41,9 @@ class Synthesize:
     codec: Codec = knob("png", "of the images")
     quality: int = knob(95, "of jpeg and webp", ge=1, le=100)
     ids_per_shard: int = knob(64, "numbers of identities that one shard's range spans", ge=1)
-    workers: int = knob(0, "processes; 0 is one a GPU, or one a core (each of transfer.threads) on a CPU", ge=0)
+    workers: int = knob(
+        0, "processes; 0 is one to three a GPU, or one a core (each of transfer.threads) on a CPU", ge=0
+    )
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
@@ -89,10 +91,10 @@ def cost(params: Params, root: Path, machine: Machine) -> Work | None:
 
 
 def _executor(params: Params) -> Executor:
-    """One process a GPU, or one a core."""
+    """Processes on GPUs in turn, as many on each as the method says, or one a core."""
     device = pick_device(params.transfer.device, "transfer.device")
     gpus = torch.cuda.device_count() if device == "cuda" else 0
-    workers = params.synthesize.workers or gpus or max(cores() // params.transfer.threads, 1)
+    workers = params.synthesize.workers or gpus * params.transfer.a_gpu or max(cores() // params.transfer.threads, 1)
     if workers == 1:
         return loop
     places = [f"cuda:{number % gpus}" if gpus else None for number in range(workers)]

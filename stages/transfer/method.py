@@ -28,12 +28,14 @@ class MethodKnobs:
     """What a method's block of knobs says of the method beside its values.
 
     makes_images: False where the rendered images are taken as they are; has_gap: whether it adds a domain gap to a
-    conditioning (stage `gap`); learns: whether it has something to learn from unlabelled images (stage `fit`).
+    conditioning (stage `gap`); learns: whether it has something to learn from unlabelled images (stage `fit`);
+    a_gpu: processes that share a GPU.
     """
 
     makes_images: ClassVar[bool] = True
     has_gap: ClassVar[bool] = False
     learns: ClassVar[bool] = False
+    a_gpu: ClassVar[int] = 1
 
     @property
     def device(self) -> str:

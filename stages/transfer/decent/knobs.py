@@ -10,6 +10,10 @@ from stages.transfer.unpaired_knobs import UnpairedKnobs
 class Knobs(UnpairedKnobs):
     """DECENT."""
 
+    steps: int = knob(400_000, "of fit; 400 epochs of 1000 images: the rate is constant, then falls linearly", ge=1)
+    lr: float = knob(2e-4, "of Adam, betas 0.5 and 0.999", gt=0)
+    width: int = knob(64, "channels of the first convolutions, `ngf` and `ndf`", ge=4, multiple_of=2)
+    patches: int = knob(256, "of each layer of features, at most", ge=2)
     gan: float = knob(1.0, "weight of the adversarial loss", ge=0)
     identity: float = knob(10.0, "weight of the distance between target images and their translations", ge=0)
     variance: float = knob(0.01, "weight of the variance of the change in density", ge=0)
@@ -19,7 +23,7 @@ class Knobs(UnpairedKnobs):
 
     @property
     def flops(self) -> float:
-        """See `UnpairedKnobs`."""
+        """See `PixelKnobs`."""
         import torch
 
         from stages.transfer.cut import ResnetGenerator

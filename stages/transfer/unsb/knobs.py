@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 class Knobs(UnpairedKnobs):
     """UNSB."""
 
+    steps: int = knob(400_000, "of fit; 400 epochs of 1000 images: the rate is constant, then falls linearly", ge=1)
+    lr: float = knob(2e-4, "of Adam, betas 0.5 and 0.999", gt=0)
+    width: int = knob(64, "channels of the first convolutions, `ngf` and `ndf`", ge=4, multiple_of=2)
+    patches: int = knob(256, "of each layer of features, at most", ge=2)
     nfe: int = knob(5, "evaluations of the generator for an image; the paper's UNSB-NE-1 and -5", ge=1)
     corrected: bool = knob(False, "a residual block that sees the step; official weights need the faulty one")
     timesteps: int = knob(5, "of the bridge", ge=1)
@@ -25,7 +29,7 @@ class Knobs(UnpairedKnobs):
 
     @property
     def flops(self) -> float:
-        """See `UnpairedKnobs`."""
+        """See `PixelKnobs`."""
         import torch
 
         from stages.transfer.unpaired import flops
