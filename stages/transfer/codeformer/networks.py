@@ -194,9 +194,10 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Numbers [n, t * t] of the codes nearest to latents [n, e, t, t], row by row."""
-        rows = latents.flatten(2).transpose(1, 2)
         book = self.embedding.weight
-        distances = (rows**2).sum(2, keepdim=True) + (book**2).sum(1) - 2 * rows @ book.t()
+        rows = latents.flatten(2).transpose(1, 2).to(book.dtype)
+        with torch.autocast(rows.device.type, enabled=False):  # the nearest of many close ones needs all digits
+            distances = (rows**2).sum(2, keepdim=True) + (book**2).sum(1) - 2 * rows @ book.t()
         return distances.argmin(2)
 
     def look_up(self, numbers: Tensor) -> Tensor:
