@@ -33,7 +33,7 @@ from stages.store import fingerprint
 from stages.training import Average, Loop, cosine, made_once, warmup
 from stages.transfer.checkpoint import read_checkpoint
 from stages.transfer.codeformer import CodeFormer, Restoration, apply
-from stages.transfer.codeformer.networks import VQGAN, Discriminator
+from stages.transfer.codeformer.networks import VQGAN, Discriminator, save_codeformer
 from stages.transfer.codeformer.training import code_step, fusion_step, vqgan_step
 from stages.transfer.method import seed_of
 from stages.transfer.vsait.features import RandomFilters
@@ -324,9 +324,7 @@ def train(faces: Faces, training: Training, out: Path) -> CodeFormer:
     vqgan, losses = train_vqgan(faces, training)
     network, further = train_codeformer(faces, training, vqgan)
     out.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {"params_ema": {name: value.half() for name, value in network.state_dict().items()}}, out / "codeformer.pth"
-    )
+    save_codeformer(out / "codeformer.pth", network, **training.codeformer)
     report = {
         "training": asdict(training),
         "images": len(faces),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METHODS = (
     "none",
     "arc2face",
+    "codeformer",
     "decent",
     "unsb",
     "vsait",
