@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +53,7 @@ class Training:
     multipliers: tuple[int, ...] = (1, 1, 2, 4)
     codes: int = 1024
     code: int = 64  # dimensions of a code
-    groups: int = 8  # of the group norms
+    groups: int = 2  # of the group norms; of few channels each, they would take an image's colour away
     width_transformer: int = 256
     heads: int = 8
     layers: int = 3
@@ -61,12 +61,12 @@ class Training:
     discriminator: int = 32  # channels of its first convolution
     batch_size: int = 8  # whole images; half as many in the fusion's steps, which cost twice as much
     crop: int = 48  # px, of the autoencoder's first steps, twice as many in a batch: more faces in the same time
-    crop_steps: int = 3500
-    plain_steps: int = 300  # of those, before there is a codebook
-    whole_steps: int = 400
-    gan_start: int = 1500  # the step of the autoencoder's at which the discriminator joins; halfway in the fusion's
-    code_steps: int = 1600
-    fusion_steps: int = 1000
+    crop_steps: int = 3000
+    plain_steps: int = 1000  # of those, before there is a codebook: poor latents would be quantised as they are
+    whole_steps: int = 200
+    gan_start: int = 2000  # the step of the autoencoder's at which the discriminator joins; halfway in the fusion's
+    code_steps: int = 1200
+    fusion_steps: int = 800
     revive: int = 200  # steps between two looks for codes that nothing is near to; none in the last third
     lr: float = 1e-3  # the highest, of the autoencoder; half of it for the others; a cosine to zero
     zoom: float = 0.6  # the smallest scale at which a face is shown: rendered faces are not aligned
@@ -276,7 +276,8 @@ def train_vqgan(faces: Faces, training: Training) -> tuple[VQGAN, dict[str, floa
         return vqgan_step(network, joined, (optimisers[0], optimisers[1]), clean, distance)
 
     parts = {"adam": optimisers[0], "discriminator": discriminator, "discriminator_adam": optimisers[1]}
-    key = fingerprint(Path(__file__), training, faces.digest(), "vqgan", code=CODE)
+    own = replace(training, code_steps=0, fusion_steps=0)
+    key = fingerprint(Path(__file__), own, faces.digest(), "vqgan", code=CODE)
     names = ("reconstruction", "codebook")
     return network, fit("vqgan", network, parts, step_of, steps, names, training.lr, training, key)
 
@@ -295,7 +296,8 @@ def train_codeformer(faces: Faces, training: Training, vqgan: VQGAN) -> tuple[Co
         return code_step(network, vqgan, reader, *pairs_of(faces, training, "codes", step, training.batch_size, True))
 
     names, lr = ("codes", "latents"), training.lr / 2
-    key = fingerprint(Path(__file__), training, faces.digest(), "codes", code=CODE)
+    own = replace(training, fusion_steps=0)
+    key = fingerprint(Path(__file__), own, faces.digest(), "codes", code=CODE)
     numbers = fit("codes", network, {"adam": reader}, code, training.code_steps, names, lr, training, key)
 
     discriminator = Discriminator(training.discriminator, 2)
@@ -355,13 +357,15 @@ def samples(network: CodeFormer, faces: Faces, count: int = 8) -> np.ndarray:
 def main(
     images: Annotated[Path, typer.Option(help="A set of aligned faces in the camera look.")],
     out: Annotated[Path, typer.Option(help="Folder of results.")],
+    code_steps: int = Training.code_steps,
+    fusion_steps: int = Training.fusion_steps,
     seed: int = Training.seed,
     threads: int = 1,
 ) -> None:
     """Train the embedded world's CodeFormer; `Training` states the sizes."""
     torch.set_num_threads(threads)
     faces = read_faces(images)
-    network = train(faces, Training(seed=seed), out)
+    network = train(faces, Training(code_steps=code_steps, fusion_steps=fusion_steps, seed=seed), out)
     save_png(out / "samples.png", samples(network, faces))
 
 
