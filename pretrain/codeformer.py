@@ -61,10 +61,10 @@ class Training:
     discriminator: int = 32  # channels of its first convolution
     batch_size: int = 8  # whole images; half as many in the fusion's steps, which cost twice as much
     crop: int = 48  # px, of the autoencoder's first steps, twice as many in a batch: more faces in the same time
-    crop_steps: int = 3000
-    plain_steps: int = 1000  # of those, before there is a codebook: poor latents would be quantised as they are
+    crop_steps: int = 2400
+    plain_steps: int = 800  # of those, before there is a codebook: poor latents would be quantised as they are
     whole_steps: int = 200
-    gan_start: int = 2000  # the step of the autoencoder's at which the discriminator joins; halfway in the fusion's
+    gan_start: int = 1700  # the step of the autoencoder's at which the discriminator joins; halfway in the fusion's
     code_steps: int = 1200
     fusion_steps: int = 800
     revive: int = 200  # steps between two looks for codes that nothing is near to; none in the last third
