@@ -11,10 +11,10 @@ Notation: n images of a batch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -25,7 +25,7 @@ from torch import Tensor
 from stages.images import Archive, Faces, read_faces
 from stages.knobs import check, knob, knobs, pick_device
 from stages.pictures import save_png, sheet
-from stages.store import emptied, fingerprint, nothing, write_json
+from stages.store import StoreError, emptied, fingerprint, nothing, write_json
 from stages.training import Diverged, Loop, made_once, write_curve
 from stages.transfer.method import LEARNED, seed_of
 
@@ -93,24 +93,23 @@ class Sheet:
     def __init__(self, images: Sequence[np.ndarray], steps: int) -> None:
         self.images = [np.ascontiguousarray(image) for image in images]
         self.due = sorted({steps * look // (LOOKS - 1) for look in range(LOOKS)})
-        self.rows: dict[str, Tensor] = {}
+        self.rows: dict[str, list[Tensor]] = {}
 
     def look(self, learner: Learner, step: int) -> None:
         """Put the images through, if they are due after so many steps."""
         if step in self.due and str(step) not in self.rows:
-            made = [learner.translate(image[None])[0] for image in self.images]
-            self.rows[str(step)] = torch.from_numpy(np.stack(made))
+            self.rows[str(step)] = [torch.from_numpy(learner.translate(image[None])[0]) for image in self.images]
 
     def draw(self, path: Path) -> None:
         """Save it as a PNG."""
-        rows = {f"after {step} steps": list(made.numpy()) for step, made in self.rows.items()}
+        rows = {f"after {step} steps": [image.numpy() for image in made] for step, made in self.rows.items()}
         save_png(path, sheet({"source": self.images} | rows))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, list[Tensor]]:
         """The rows by the number of steps."""
         return dict(self.rows)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Take them back."""
         self.rows = dict(state)
 
@@ -131,13 +130,27 @@ def run(params: Params, root: Path = Path(".")) -> None:
     module = importlib.import_module(f"stages.transfer.{params.method}.learner")
     device = torch.device(pick_device(knobs.device, "transfer.device"))
     faces, archive = read_faces(root / "data/source"), Archive(root / "data/target/target.zip")
-    source = Unlabelled(faces, params.fit.source_images, seed_of(params.seed, "fit", "source"), "fit.source_images")
-    target = Unlabelled(archive, params.fit.target_images, seed_of(params.seed, "fit", "target"), "fit.target_images")
-    drawn = [source.digest(), target.digest(), params.seed, params.fit.threads, torch.__version__]
-    made_from = asdict(knobs) | {"device": device.type}
-    key = fingerprint(params.method, drawn, made_from, code=("fit", *module.CODE))
+    domains = {
+        "source": Unlabelled(
+            faces, params.fit.source_images, seed_of(params.seed, "fit", "source"), "fit.source_images"
+        ),
+        "target": Unlabelled(
+            archive, params.fit.target_images, seed_of(params.seed, "fit", "target"), "fit.target_images"
+        ),
+    }
+    drawn = [domain.digest() for domain in domains.values()]
+    files = {name: root / path for name, path in knobs.paths().items() if path and path != LEARNED}
+    if missing := next((name for name, path in files.items() if not path.exists()), None):
+        raise StoreError(f"{files[missing]}: transfer.{missing} names no file")
+    made_from = asdict(knobs) | dict.fromkeys(files, "") | {"device": device.type}
+    run_by = [params.seed, params.fit.threads, torch.__version__]
+    key = fingerprint(params.method, drawn, run_by, made_from, *files.values(), code=("fit", *module.CODE))
+    here = replace(knobs, **{name: str(path) for name, path in files.items()})
     entry = made_once(
-        "fit", key, "content", lambda path: learn(params, root, module, device, source, target, key, path)
+        "fit",
+        key,
+        "content",
+        lambda path: learn(params, root, lambda: module.Learner(here, device), device, domains, key, path),
     )
     entry.place(folder)
     emptied(plots)
@@ -149,38 +162,37 @@ def run(params: Params, root: Path = Path(".")) -> None:
 def learn(
     params: Params,
     root: Path,
-    module: ModuleType,
+    build: Callable[[], Learner],
     device: torch.device,
-    source: Unlabelled,
-    target: Unlabelled,
+    domains: dict[str, Unlabelled],
     key: str,
     path: Path,
 ) -> dict[str, float]:
-    """Train a method's learner, and write its weights, sheet and curve into the folder `path`."""
+    """Train what `build` gives on the two domains; write weights, sheet and curve into the folder `path`."""
     knobs, seed = params.transfer, params.seed
     torch.set_num_threads(params.fit.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed_of(seed, "fit", "weights") % 2**63)
-    learner: Learner = module.Learner(knobs, device)
+    torch.use_deterministic_algorithms(device.type == "cpu")  # CUDA has no such gradient of a mirrored border
+    torch.manual_seed(seed_of(seed, "fit", "weights"))
+    learner, source = build(), domains["source"]
     shown = Sheet([source.image(number) for number in range(min(SHOWN, len(source)))], knobs.steps)
     hint = f"Lower transfer.lr ({knobs.lr}); plots/fit/sheet.png shows the last images"
-    parts = {**learner.parts, "sheet": shown}
     minutes = params.fit.checkpoint_minutes
+    parts = {**learner.parts, "sheet": shown}
     loop = Loop("fit", key, parts, knobs.steps, learner.losses, minutes, knobs.batch_size, hint)
     try:
         for step in loop:
             shown.look(learner, step)
-            of_source, of_target = (
+            batches = [
                 domain.batch(
                     numbers(len(domain), knobs.batch_size, step, seed_of(seed, "fit", name)),
                     knobs.load,
                     knobs.crop,
                     np.random.default_rng(seed_of(seed, "fit", name, step)),
                 ).to(device)
-                for name, domain in (("source", source), ("target", target))
-            )
+                for name, domain in domains.items()
+            ]
             generator = torch.Generator(device).manual_seed(seed_of(seed, "fit", "step", step))
-            loop.record(**learner.step(of_source, of_target, generator))
+            loop.record(**learner.step(*batches, generator))
         shown.look(learner, knobs.steps)
     except Diverged:
         shown.draw(root / "plots/fit/sheet.png")
@@ -189,12 +201,17 @@ def learn(
     learner.save(path)
     shown.draw(path / "sheet.png")
     write_curve(path / "fit.csv", loop.curve)
-    counts = {"images": knobs.steps * knobs.batch_size, "source_images": len(source), "target_images": len(target)}
-    return counts | {"steps": knobs.steps} | loop.means()
+    counts = {f"{name}_images": len(domain) for name, domain in domains.items()}
+    return {"images": knobs.steps * knobs.batch_size, "steps": knobs.steps} | counts | loop.means()
 
 
 def numbers(count: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Which of `count` images a step sees: every pass over them is a new permutation."""
     places = range(step * batch_size, (step + 1) * batch_size)
-    orders = {pass_: np.random.default_rng([seed, pass_]).permutation(count) for pass_ in {p // count for p in places}}
-    return [int(orders[place // count][place % count]) for place in places]
+    return [int(order(count, seed, place // count)[place % count]) for place in places]
+
+
+@lru_cache(4)  # this pass and the next, of both domains
+def order(count: int, seed: int, pass_: int) -> np.ndarray:
+    """The permutation of a pass, [count]."""
+    return np.random.default_rng([seed, pass_]).permutation(count)

@@ -12,6 +12,7 @@ import yaml
 
 from stages.cli import app
 from stages.params import compose
+from stages.transfer import METHODS
 from tests.test_params import CONF, PROFILES
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +42,11 @@ def typed(program: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def knobs() -> set[str]:
-    """The names of all knobs, in whichever profile."""
+    """The names of all knobs, in whichever profile, of whichever method."""
     found = set()
-    for profile in PROFILES:
-        for block, values in yaml.safe_load(compose([f"profile={profile}"], CONF)).items():
+    chosen = [*(f"profile={profile}" for profile in PROFILES), *(f"method={method}" for method in METHODS)]
+    for one in chosen:
+        for block, values in yaml.safe_load(compose([one], CONF)).items():
             found |= {f"{block}.{name}" for name in values} if isinstance(values, dict) else {block}
     return found
 

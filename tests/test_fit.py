@@ -3,6 +3,7 @@ import sys
 import types
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from stages import fit, transfer
 from stages.images import Archive, read_faces
 from stages.knobs import ParamsError, knob, knobs
 from stages.params import Params
-from stages.store import encode, file_digest
+from stages.store import StoreError, encode, file_digest
 from stages.training import Diverged
 from stages.transfer import METHODS, knobs_of
 from stages.transfer.method import MethodKnobs
@@ -45,6 +46,10 @@ class Knobs(MethodKnobs):
     crop: int = knob(10, "px")
     lr: float = knob(0.5, "")
     device: str = knob("cpu", "")
+    start: str = knob("", "a file with the shift that it begins with")
+
+    def paths(self) -> dict[str, str]:
+        return {"weights": self.weights, "start": self.start}
 
 
 class Learner:
@@ -52,6 +57,8 @@ class Learner:
 
     def __init__(self, settings: Knobs, device: torch.device) -> None:
         self.shift = nn.Linear(3, 1, bias=False)  # weights of the start, from torch's generator
+        if settings.start:
+            nn.init.constant_(self.shift.weight, float(Path(settings.start).read_text()))
         self.optimizer = torch.optim.SGD(self.shift.parameters(), lr=settings.lr, momentum=0.5)
         self.parts = {"shift": self.shift, "optimizer": self.optimizer}
 
@@ -150,6 +157,20 @@ def test_a_setting_that_was_learned_is_not_learned_again(root, monkeypatch):
     monkeypatch.setattr(Learner, "step", lambda *_: pytest.fail("learned again"))
     fit.run(params(), root)
     assert content(root) == expected
+
+
+def test_a_file_that_a_knob_names_counts_by_its_content(root, monkeypatch):
+    for name, start in (("here/start.txt", "0.25"), ("there/start.txt", "0.25"), ("other/start.txt", "0.5")):
+        (root / name).parent.mkdir()
+        (root / name).write_text(start)
+    fit.run(params(transfer=Knobs(start="here/start.txt")), root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", lambda *_: pytest.fail("learned again"))
+        fit.run(params(transfer=Knobs(start="there/start.txt")), root)
+        with pytest.raises(pytest.fail.Exception):
+            fit.run(params(transfer=Knobs(start="other/start.txt")), root)
+    with pytest.raises(StoreError, match=r"none\.txt: transfer\.start names no file"):
+        fit.run(params(transfer=Knobs(start="none.txt")), root)
 
 
 def test_a_loss_that_is_no_number_stops_it_with_the_last_sheet(root):

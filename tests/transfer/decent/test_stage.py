@@ -6,15 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from stages import fit
 from stages.knobs import ParamsError
 from stages.store import StoreError
 from stages.transfer.decent.knobs import Knobs
 from stages.transfer.decent.learner import CODE, Learner
-from stages.transfer.decent.losses import density_variance
 from stages.transfer.decent.method import Method
 from stages.transfer.decent.networks import load_official
 from tests.transfer.staged import assert_killed_fit_goes_on_to_the_same_bytes, params, write_faces
@@ -36,59 +33,6 @@ def test_a_killed_fit_goes_on_to_the_same_bytes(root, monkeypatch):
     assert_killed_fit_goes_on_to_the_same_bytes(root, params("decent", **TINY), Learner, monkeypatch)
     names = {path.name for path in (root / "data/fit").iterdir()}
     assert names == {f"latest_net_{name}.pth" for name in ("G", "D", "F_A", "F_B")}
-
-
-def test_one_step_is_the_official_order_of_updates():
-    """Density estimators, then discriminator, then generator: each loss is of the networks as the ones before left."""
-    knobs = Knobs(**TINY, variance=0.5)
-    torch.manual_seed(0)
-    learner = Learner(knobs, CPU)
-    torch.manual_seed(0)
-    copy = Learner(knobs, CPU)
-    source, target = batch(1), batch(2)
-    losses = learner.step(source, target, torch.Generator().manual_seed(3))
-
-    generator = torch.Generator().manual_seed(3)
-    fake, of_source = copy.generator.tapped(source)
-    same, of_target = copy.generator.tapped(target)
-    nll = []
-    for density, features in zip(copy.densities, (of_source, of_target), strict=True):
-        places = [torch.randperm(x[0, 0].numel(), generator=generator)[:8] for x in features]
-        rows = [
-            x.detach().flatten(2)[..., some].permute(0, 2, 1).reshape(16, -1)
-            for x, some in zip(features, places, strict=True)
-        ]
-        flows = [getattr(density, f"flow_{layer}") for layer in range(5)]
-        nll.append(sum(-flow.log_probs(x).mean() for flow, x in zip(flows, rows, strict=True)) / 5)
-    sum(nll).backward()
-    for density in copy.densities:
-        nn.utils.clip_grad_norm_(density.parameters(), 0.1)
-    copy.of_densities.step()
-    torch.testing.assert_close(losses["density"], sum(nll) / 2)
-
-    of_fake, of_real = copy.discriminator(fake.detach()), copy.discriminator(target)
-    discriminator = (of_fake.square().mean() + (of_real - 1).square().mean()) / 2
-    torch.testing.assert_close(losses["discriminator"], discriminator)
-    optimiser = torch.optim.Adam(copy.discriminator.parameters(), 2e-4, (0.5, 0.999))
-    optimiser.zero_grad()
-    discriminator.backward()
-    optimiser.step()
-
-    gan, identity = (copy.discriminator(fake) - 1).square().mean(), F.l1_loss(same, target)
-    places = [torch.randperm(x[0, 0].numel(), generator=generator)[:8] for x in of_source]
-    with copy.of_densities.averaged():
-        before = copy.densities[0](of_source, places)
-        after = copy.densities[1](copy.generator.encode(fake), places)
-        variance = density_variance(before, after, (3, 8, 16, 16, 16))
-        optimiser = torch.optim.Adam(copy.generator.parameters(), 2e-4, (0.5, 0.999))
-        optimiser.zero_grad()
-        (gan + 10 * identity + 0.5 * variance).backward()
-        optimiser.step()
-    for name, value in (("gan", gan), ("identity", identity), ("variance", variance)):
-        torch.testing.assert_close(losses[name], value)
-    for one, other in zip(learner.networks.values(), copy.networks.values(), strict=True):
-        for mine, yours in zip(one.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(mine, yours)
 
 
 def test_rates_and_the_average_are_the_knobs():

@@ -1,15 +1,13 @@
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from stages.transfer.cut import Discriminator, ResnetGenerator, load_part
 from stages.transfer.decent.networks import PatchDensityEstimator, channels, load_official
-from stages.transfer.decent.optimiser import AveragingAdam
 from stages.transfer.decent.training import DecentTraining
+from tests.transfer.decent.plain import plain
 from tests.transfer.learning import assert_resumes, images, run
 
 
@@ -34,76 +32,20 @@ def test_official_weights_and_rates():
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_step_against_a_plain_one(n):
-    """The official order, written down as it comes, everything computed anew: F, D, then G under F's averages."""
     torch.manual_seed(0)
     training = make()
     for network in training.networks.values():
         network.double()
-    plain = copy.deepcopy(training.networks)
-    g, f_a, f_b, d = (plain[name] for name in ("G", "F_A", "F_B", "D"))
-    of_g, of_d = (torch.optim.Adam(x.parameters(), 2e-4, (0.5, 0.999)) for x in (g, d))
-    of_f = AveragingAdam([*f_a.parameters(), *f_b.parameters()])
-
-    def log_densities(density, features, places):
-        made = []
-        for layer, (x, some) in enumerate(zip(features, places, strict=True)):
-            rows = torch.stack([image[:, place // x.shape[3], place % x.shape[3]] for image in x for place in some])
-            made.append(density.get_submodule(f"flow_{layer}").log_probs(rows))
-        return made
-
-    def draw(features, generator):
-        return [torch.randperm(x.shape[2] * x.shape[3], generator=generator)[:20].tolist() for x in features]
-
-    for step in range(3):
-        source, target = images(2 * step, n).double(), images(2 * step + 1, n).double()
-        drawn = torch.Generator().manual_seed(step)
-        likelihoods = []
-        for density, image in ((f_a, source), (f_b, target)):
-            features = [x.detach() for x in g.encode(image)]
-            made = log_densities(density, features, draw(features, drawn))
-            likelihoods.append(-sum(layer.mean() for layer in made) / 5)
-        of_f.zero_grad()
-        sum(likelihoods).backward()
-        for density in (f_a, f_b):
-            norm = math.sqrt(sum(x.grad.square().sum().item() for x in density.parameters()))
-            for x in density.parameters():
-                x.grad *= min(1, 0.1 / (norm + 1e-6))
-        of_f.step()
-
-        hinge = (d(g(source).detach()).square().mean() + (d(target) - 1).square().mean()) / 2
-        of_d.zero_grad()
-        hinge.backward()
-        of_d.step()
-
-        with of_f.averaged():
-            fake = g(source)
-            gan, identity = (d(fake) - 1).square().mean(), F.l1_loss(g(target), target)
-            features = g.encode(source)
-            places = draw(features, drawn)
-            before, after = log_densities(f_a, features, places), log_densities(f_b, g.encode(fake), places)
-            changes = [
-                (b.detach() - a).view(n, -1) / (x.shape[1] * math.log(2))
-                for b, a, x in zip(before, after, features, strict=True)
-            ]
-            variance = sum(change.var(1).mean() for change in changes) / 5
-            of_g.zero_grad()
-            (gan + 10 * identity + 0.01 * variance).backward()
-            of_g.step()
-
-        losses = training.step(source, target, torch.Generator().manual_seed(step))
-        wanted = {
-            "gan": gan,
-            "identity": identity,
-            "variance": variance,
-            "density": sum(likelihoods) / 2,
-            "discriminator": hinge,
-        }
-        for name, value in wanted.items():
+    networks, step = plain(training)
+    for number in range(3):
+        source, target = images(2 * number, n).double(), images(2 * number + 1, n).double()
+        losses = training.step(source, target, torch.Generator().manual_seed(number))
+        for name, value in step(source, target, number).items():
             torch.testing.assert_close(losses[name], value.detach(), rtol=1e-6, atol=1e-8, msg=name)
     shown = images(99).double()
-    for one, two in ((training.generator, g), (training.discriminator, d)):
+    for one, two in ((training.generator, networks["G"]), (training.discriminator, networks["D"])):
         torch.testing.assert_close(one(shown), two(shown), rtol=1e-6, atol=1e-6)
-    for one, two in zip(training.densities[1].parameters(), f_b.parameters(), strict=True):
+    for one, two in zip(training.densities[1].parameters(), networks["F_B"].parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
 
 

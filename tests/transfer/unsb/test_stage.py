@@ -9,10 +9,9 @@ import torch
 from stages import fit
 from stages.knobs import ParamsError
 from stages.store import StoreError
-from stages.transfer.unsb.bridge import Bridge, apply, noise_seed
+from stages.transfer.unsb.bridge import apply, noise_seed
 from stages.transfer.unsb.knobs import Knobs
 from stages.transfer.unsb.learner import CODE, Learner
-from stages.transfer.unsb.losses import bridge_loss, energy_loss
 from stages.transfer.unsb.method import Method
 from stages.transfer.unsb.networks import load_official
 from tests.transfer.staged import assert_killed_fit_goes_on_to_the_same_bytes, params, write_faces
@@ -36,62 +35,6 @@ def test_a_killed_fit_goes_on_to_the_same_bytes(root, monkeypatch, batch_size):
     assert_killed_fit_goes_on_to_the_same_bytes(root, chosen, Learner, monkeypatch)
     names = {path.name for path in (root / "data/fit").iterdir()}
     assert names == {f"latest_net_{name}.pth" for name in ("G", "D", "E", "F")}
-
-
-@pytest.mark.parametrize("n", [1, 3])
-def test_one_step_is_the_official_order_of_updates(n):
-    """Discriminator, energy network, then generator and projector, at a step that is drawn; batches of any size."""
-    knobs = Knobs(**TINY, sb=2.0, nce=0.5)
-    torch.manual_seed(0)
-    learner = Learner(knobs, CPU)
-    torch.manual_seed(0)
-    copy = Learner(knobs, CPU)
-    source, target, second = batch(1, n), batch(2, n), batch(4, n)
-    losses = learner.step(source, target, torch.Generator().manual_seed(8), second)
-
-    generator = torch.Generator().manual_seed(8)
-    t = int(torch.randint(5, (1,), generator=generator))
-    assert t  # or nothing walks
-    x, bridge = torch.cat([source, target, second]), Bridge()
-    with torch.no_grad():
-        for step in range(t):
-            z = torch.randn(3 * n, 16, generator=generator)
-            end = copy.generator(x, torch.full((3 * n,), step), z)
-            x = bridge.move(x, end, step + 1, torch.randn(x.shape, generator=generator))
-    ends = copy.generator(x, torch.full((3 * n,), t), torch.randn(3 * n, 16, generator=generator))
-    stands, fakes, when = x.split(n), ends.split(n), torch.full((n,), t)
-
-    def adam(*networks):
-        return torch.optim.Adam([p for network in networks for p in network.parameters()], 2e-4, (0.5, 0.999))
-
-    def descend(loss, *networks):
-        optimiser = adam(*networks)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    of_fake, of_real = copy.discriminator(fakes[0].detach(), when), copy.discriminator(target, when)
-    discriminator = (of_fake.square().mean() + (of_real - 1).square().mean()) / 2
-    descend(discriminator, copy.discriminator)
-
-    def energies(fakes):
-        pair, other = (torch.cat([stands[i], fakes[i]], 1) for i in (0, 2))
-        return copy.energy(pair, when, pair), copy.energy(pair, when, other)
-
-    energy = energy_loss(*energies([fake.detach() for fake in fakes]))
-    descend(energy, copy.energy)
-
-    gan = (copy.discriminator(fakes[0], when) - 1).square().mean()
-    sb = bridge_loss(*energies(fakes), stands[0], fakes[0], (5 - t) / 5, 0.01)
-    nce = (copy.contrast(source, fakes[0], generator) + copy.contrast(target, fakes[1], generator)) / 2
-    descend(gan + 2 * sb + 0.5 * nce, copy.generator, copy.projector)
-    found = {"gan": gan, "sb": sb, "nce": nce, "discriminator": discriminator, "energy": energy}
-    for name, value in found.items():
-        torch.testing.assert_close(losses[name], value.detach(), msg=lambda text, name=name: f"{name}: {text}")
-    for one, other in zip(learner.networks.values(), copy.networks.values(), strict=True):
-        for mine, yours in zip(one.parameters(), other.parameters(), strict=True):
-            if mine.ndim > 1:  # of a bias before a norm, the gradient is rounding alone
-                torch.testing.assert_close(mine, yours)
 
 
 def test_the_second_images_are_the_step_befores(monkeypatch):

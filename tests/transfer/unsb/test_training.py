@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from stages.transfer.cut import load_part
-from stages.transfer.unsb.bridge import BRIDGE
-from stages.transfer.unsb.losses import bridge_loss, energy_loss, patch_nce
 from stages.transfer.unsb.networks import Discriminator, Generator, PatchProjector, channels, load_official
 from stages.transfer.unsb.training import UNSBTraining
 from tests.transfer.learning import assert_resumes, images, run
+from tests.transfer.unsb.plain import plain
 
 
 def make(corrected=False, **options):
@@ -33,79 +32,22 @@ def test_official_weights_and_rates():
 
 @pytest.mark.parametrize(("n", "corrected"), [(1, False), (3, False), (2, True)])
 def test_a_step_against_a_plain_one(n, corrected):
-    """The official order, written down as it comes, image by image where it can be: D, E, then G with F."""
     torch.manual_seed(0)
     training = make(corrected)
     for network in training.networks.values():
         network.double()
         for weight in network.parameters():
             torch.nn.init.normal_(weight, 0, 0.2)  # so large that the steps' number tells
-    plain = copy.deepcopy(training.networks)
-    g, f, d, e = (plain[name] for name in ("G", "F", "D", "E"))
-    optimisers = {name: torch.optim.Adam(x.parameters(), 2e-4, (0.5, 0.999)) for name, x in plain.items()}
-    seen = set()
-    for step in range(4):
-        source, target, second = (images(3 * step + k, n).double() for k in range(3))
-        drawn = torch.Generator().manual_seed(step)
-
-        def normal(*shape, drawn=drawn):
-            return torch.randn(*shape, generator=drawn).double()
-
-        t = int(torch.randint(5, (1,), generator=drawn))
-        seen.add(t)
-        stands = torch.cat([source, target, second])
-        with torch.no_grad():
-            for before in range(t):
-                z = normal(3 * n, 16)
-                ends = torch.cat([g(x[None], torch.tensor([before]), z[[k]]) for k, x in enumerate(stands)])
-                stands = BRIDGE.move(stands, ends, before + 1, normal(*stands.shape))
-        z, each = normal(3 * n, 16), torch.full((n,), t)
-        parts = zip(stands.split(n), z.split(n), strict=True)
-        fake, same, fake_second = (g(x, each, noise) for x, noise in parts)
-        x, _, x_second = stands.split(n)
-
-        hinge = (d(fake.detach(), each).square().mean() + (d(target, each) - 1).square().mean()) / 2
-        optimisers["D"].zero_grad()
-        hinge.backward()
-        optimisers["D"].step()
-
-        pair, other = torch.cat([x, fake], 1), torch.cat([x_second, fake_second], 1)
-        energy = energy_loss(e(pair.detach(), each, pair.detach()), e(pair.detach(), each, other.detach()))
-        optimisers["E"].zero_grad()
-        energy.backward()
-        optimisers["E"].step()
-
-        own, cross = e(pair, each, pair), e(pair, each, other)
-        gan = (d(fake, each) - 1).square().mean()
-        sb = bridge_loss(own, cross, x, fake, (5 - t) / 5, 0.01)
-        contrasts = []
-        for image, translated in ((source, fake), (target, same)):
-            z = normal(n, 16)
-            keys, queries = (g.encode(one, 0 * each, z) for one in (image, translated))
-            places = [torch.randperm(k.shape[2] * k.shape[3], generator=drawn)[:20] for k in keys]
-            layers = zip(f(queries, places), f(keys, places), strict=True)
-            contrasts.append(sum(patch_nce(query, key) for query, key in layers) / 5)
-        contrast = sum(contrasts) / 2
-        for network in plain.values():
-            network.zero_grad()
-        (gan + sb + contrast).backward()
-        optimisers["G"].step()
-        optimisers["F"].step()
-
-        losses = training.step(source, target, torch.Generator().manual_seed(step), second)
-        for name, value in {
-            "gan": gan,
-            "sb": sb,
-            "contrast": contrast,
-            "discriminator": hinge,
-            "energy": energy,
-        }.items():
+    networks, step = plain(training)
+    for number in range(4):  # of which three begin at different steps of the bridge
+        source, target, second = (images(3 * number + k, n).double() for k in range(3))
+        losses = training.step(source, target, torch.Generator().manual_seed(number), second)
+        for name, value in step(source, target, number, second).items():
             torch.testing.assert_close(losses[name], value.detach(), rtol=1e-6, atol=1e-8, msg=name)
-    assert len(seen) > 2
     shown, t, z = images(99, 1).double(), torch.tensor([3]), torch.ones(1, 16).double()
-    torch.testing.assert_close(training.generator(shown, t, z), g(shown, t, z), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(training.generator(shown, t, z), networks["G"](shown, t, z), rtol=1e-6, atol=1e-6)
     pair = torch.cat([shown, -shown], 1)
-    torch.testing.assert_close(training.energy(pair, t, pair), e(pair, t, pair), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(training.energy(pair, t, pair), networks["E"](pair, t, pair), rtol=1e-6, atol=1e-6)
 
 
 def test_without_second_images_the_batch_serves_itself():

@@ -1,19 +1,18 @@
-"""VSAIT through the stage `fit`, on a dark source of 4 x 3 images and a bright target of 9."""
+"""VSAIT through the stage `fit`."""
 
-import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from stages import fit
-from stages.params import Params
-from stages.store import StoreError, encode, file_digest
+from stages.store import StoreError
 from stages.transfer.vsait.features import RandomFilters, VGG19Features
 from stages.transfer.vsait.knobs import Knobs
 from stages.transfer.vsait.learner import Learner, features_of
 from stages.transfer.vsait.networks import VSAIT, load_official
+from tests.transfer.staged import assert_killed_fit_goes_on_to_the_same_bytes, params, write_faces
 
 SMALL = Knobs(
     steps=4, batch_size=2, load=40, crop=32, width=4, blocks=2, dimension=24, hidden=8, filters=4, size=0, device="cpu"
@@ -23,55 +22,20 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def root(tmp_path):
-    rng = np.random.default_rng(0)
-    for place, names, level in (
-        ("source/subjects_0-3_3_imgs.zip", [f"{i}/{k}.png" for i in range(4) for k in range(3)], 40),
-        ("target/target.zip", [f"{k}.png" for k in range(9)], 180),
-    ):
-        (tmp_path / "data" / place).parent.mkdir(parents=True)
-        with zipfile.ZipFile(tmp_path / "data" / place, "w") as file:
-            for name in names:
-                file.writestr(name, encode(rng.integers(level, level + 40, (48, 40, 3)).astype(np.uint8)))
-    return tmp_path
-
-
-def params(**changes) -> Params:
-    block = fit.Fit(source_images=12, target_images=9, checkpoint_minutes=0.0, threads=1)
-    return replace(Params(method="vsait", images_per_id=3, transfer=SMALL, fit=block), **changes)
-
-
-def content(root):
-    return {name: file_digest(root / name) for name in ("data/fit/vsait.ckpt", "plots/fit/sheet.png")}
+    return write_faces(tmp_path)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(root, monkeypatch):
-    step, done = Learner.step, []
-
-    def killed(self, *batch):
-        done.append(1)
-        if len(done) == 4:
-            raise KeyboardInterrupt
-        return step(self, *batch)
-
-    monkeypatch.setattr(Learner, "step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit.run(params(), root)
-    monkeypatch.setattr(Learner, "step", lambda self, *batch: done.append(1) or step(self, *batch))
-    fit.run(params(), root)
-    assert len(done) == 4 + 1  # from the checkpoint after the third step
-    resumed = content(root)
+    assert_killed_fit_goes_on_to_the_same_bytes(root, params("vsait", **asdict(SMALL)), Learner, monkeypatch)
     table = np.genfromtxt(root / "plots/fit/fit.csv", delimiter=",", names=True)
     assert set(Learner.losses) < set(table.dtype.names)
-    monkeypatch.setenv("R2R_CACHE", str(root / "another"))
-    fit.run(params(), root)  # in one go
-    assert len(done) == 5 + 4
-    assert content(root) == resumed
+    assert [path.name for path in (root / "data/fit").iterdir()] == ["vsait.ckpt"]
 
 
 def test_the_directions_are_in_the_file_and_depend_on_the_seed(root):
     directions = []
     for seed in (0, 1):
-        fit.run(params(seed=seed), root)
+        fit.run(params("vsait", seed, **asdict(SMALL)), root)
         directions.append(load_official(root / "data/fit/vsait.ckpt").lsh_feat.state_dict())
     assert not any(torch.equal(directions[0][f"{k}.weight"], directions[1][f"{k}.weight"]) for k in range(5))
 

@@ -1,13 +1,11 @@
-import copy
-
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from stages.transfer.vsait.features import RandomFilters
 from stages.transfer.vsait.networks import VSAIT, load_official
 from stages.transfer.vsait.training import VSAITTraining, halving
 from tests.transfer.learning import assert_resumes, images, run
+from tests.transfer.vsait.plain import plain
 
 CHANNELS = (4, 4, 6, 6, 6)
 
@@ -34,46 +32,18 @@ def test_official_groups_and_hyperparameters():
 
 
 def test_a_step_against_a_plain_one():
-    """The official order, written down as it comes, everything computed anew: G with the mapping, then D."""
     torch.manual_seed(0)
     training = make(generator_rate=1e-2, discriminator_rate=4e-2)
     training.network.double(), training.features.double()
-    plain, features = copy.deepcopy(training.network), training.features
-    options = {"betas": (0.0, 0.9), "weight_decay": 1e-4}
-    of_g = torch.optim.Adam([*plain.g_net.parameters(), *plain.g_net_map.parameters()], 1e-2, **options)
-    of_d = torch.optim.Adam(plain.d_net.parameters(), 4e-2, **options)
-
-    def judged(image, source=None):
-        predictions = [plain.d_net(plain.lsh_feat(features(image)))]
-        if source is not None:
-            vectors = plain.lsh_feat(features(source))
-            predictions.append(plain.d_net(vectors * plain.g_net_map(vectors)))
-        return predictions
-
-    for step in range(3):
-        source, target = images(2 * step).double(), images(2 * step + 1).double()
-        fake = plain.g_net(source)
-        vectors = plain.lsh_feat(features(source))
-        unbound = plain.lsh_feat(features(fake)) * plain.g_net_map(vectors).detach()
-        vsa = (1 - torch.cosine_similarity(unbound, vectors.detach(), dim=1)).mean()
-        adversarial = -sum(prediction.mean() for prediction in judged(fake, source)) / 2
-        plain.zero_grad()
-        (adversarial + 10 * vsa).backward()
-        of_g.step()
-
-        fakes, (real,) = judged(plain.g_net(source).detach(), source), judged(target)
-        hinge = (sum(F.relu(1 + prediction).mean() for prediction in fakes) + F.relu(1 - real).mean()) / 3
-        plain.zero_grad()
-        hinge.backward()
-        of_d.step()
-
+    networks, step = plain(training)
+    for number in range(3):
+        source, target = images(2 * number).double(), images(2 * number + 1).double()
         losses = training.step(source, target)
-        wanted = {"adversarial": adversarial, "vsa": vsa, "discriminator": hinge}
-        for name, value in wanted.items():
+        for name, value in step(source, target).items():
             torch.testing.assert_close(losses[name], value.detach(), msg=name)
     shown, vectors = images(99).double(), torch.randn(1, 24, 2, 2, dtype=torch.float64)
     for name, given in (("g_net", shown), ("d_net", vectors), ("g_net_map", vectors)):  # biases before a norm are noise
-        one, two = training.network.get_submodule(name), plain.get_submodule(name)
+        one, two = training.network.get_submodule(name), networks[name]
         torch.testing.assert_close(one(given), two(given), rtol=1e-6, atol=1e-6, msg=name)
 
 
