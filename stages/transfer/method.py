@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from stages.knobs import check
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -71,20 +69,6 @@ class MethodKnobs:
         Raises:
             ParamsError: with the knobs, their values and what was expected.
         """
-
-
-def check_source(params: Params) -> None:
-    """Refuse more images of an identity than the embedded source renders, for a method that maps each to one.
-
-    Raises:
-        ParamsError: with both numbers.
-    """
-    has = params.fetch.source_images_per_id
-    check(
-        params.fetch.source != "embedded" or params.images_per_id <= has,
-        f"images_per_id is {params.images_per_id}, but method {params.method} translates the source's "
-        f"fetch.source_images_per_id = {has} images of an identity",
-    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from stages.knobs import Device, check, knob, knobs
-from stages.transfer.method import LEARNED, MethodKnobs, check_source
+from stages.transfer.method import LEARNED, MethodKnobs
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -54,4 +54,9 @@ class UnpairedKnobs(MethodKnobs):
             self.crop <= self.load,
             f"transfer.crop is {self.crop}, but transfer.load = {self.load} px is all that there is to cut from",
         )
-        check_source(params)
+        has = params.fetch.source_images_per_id
+        check(
+            params.fetch.source != "embedded" or params.images_per_id <= has,
+            f"images_per_id is {params.images_per_id}, but method {params.method} translates the source's "
+            f"fetch.source_images_per_id = {has} images of an identity",
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stages.knobs import Device, knob, knobs
-from stages.transfer.method import MethodKnobs, check_source
+from stages.knobs import Device, check, knob, knobs
+from stages.transfer.method import MethodKnobs
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -26,7 +26,9 @@ class Knobs(MethodKnobs):
         "aligned", "an image is resized; or its five points are brought to FFHQ's template, and the face pasted back"
     )
     gray_threshold: float = knob(
-        10.0, "mean variance of the channels' differences up to which an image is gray, and stays so; < 0: never"
+        10.0,
+        "mean variance of the channels' differences up to which an image is gray, and stays so; -1: none is",
+        ge=-1,
     )
     size: int = knob(512, "px, of the network's images; the weights decide", ge=8)
     output: int = knob(0, "px, of the images that are made; 0: `size`, or twice the enlarged image if unaligned", ge=0)
@@ -54,7 +56,12 @@ class Knobs(MethodKnobs):
 
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
-        check_source(params)
+        has = params.fetch.source_images_per_id
+        check(
+            params.fetch.source != "embedded" or params.images_per_id <= has,
+            f"images_per_id is {params.images_per_id}, but method {params.method} translates the source's "
+            f"fetch.source_images_per_id = {has} images of an identity",
+        )
 
 
 def weights_file(weights: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from stages.knobs import Device, check, knob, knobs
-from stages.transfer.method import LEARNED, MethodKnobs, check_source
+from stages.transfer.method import LEARNED, MethodKnobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,4 +72,9 @@ class Knobs(MethodKnobs):
             self.crop <= self.load,
             f"transfer.crop is {self.crop}, but transfer.load = {self.load} px is all that there is to cut from",
         )
-        check_source(params)
+        has = params.fetch.source_images_per_id
+        check(
+            params.fetch.source != "embedded" or params.images_per_id <= has,
+            f"images_per_id is {params.images_per_id}, but method {params.method} translates the source's "
+            f"fetch.source_images_per_id = {has} images of an identity",
+        )
