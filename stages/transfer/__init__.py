@@ -20,6 +20,7 @@ METHODS = (
     "none",
     "arc2face",
     "ddim",
+    "codeformer",
     "decent",
     "unsb",
     "vsait",
