@@ -89,14 +89,14 @@ def generator_step(
         n: images, half as many for the penalty.
         step: counted from 0.
         length: () the moving average of path lengths, at first 0; updated in place.
-        weight: of the penalty.
+        weight: of the penalty; without one, it is not measured.
         draw: of all that is random.
     """
     painted = generator.synthesis(draw_styles(generator, n, draw=draw), draw_noise(generator, n, draw))
     loss = F.softplus(-discriminator(painted)).mean()
     _descend(optimiser, loss)
     losses = {"generator": float(loss.detach())}
-    if step % PATH_EVERY == 0:
+    if weight and step % PATH_EVERY == 0:
         few = max(1, n // 2)
         lengths = path_lengths(generator, draw_styles(generator, few, draw=draw), draw)
         length.lerp_(lengths.detach().mean(), 0.01)
