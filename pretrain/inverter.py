@@ -2,9 +2,10 @@
 
     python inverter.py --images generator/data/align --out inverter/data
 
-The generator grows (Karras et al., 2018): it learns to paint 32 px, and then, with two more layers, 64 px. Its encoder,
-pSp's in small, learns to find what to paint. A killed run goes on from its last checkpoint, to the same bits. Under
-`--out`: `inverter.pt` in pSp's layout and fp16, `training.json`, `samples.png`.
+Both learn at once, unlike the official ones: each step is one of StyleGAN2's game on random styles, and one in which
+e4e's encoder and the generator paint an image again. Minutes are too short for the game alone, so that the generator
+has learned as much from the second as from it: half an autoencoder. A killed run goes on from its last checkpoint, to
+the same bits. Under `--out`: `inverter.pt` in e4e's layout and fp16, `training.json`, `samples.png`.
 
 Notation: n images, s pixels of a side, L styles of d dimensions.
 """
@@ -30,38 +31,40 @@ from stages.training import Average, Loop, cosine, made_once, warmup
 from stages.transfer.checkpoint import to_images
 from stages.transfer.ffhq import cut
 from stages.transfer.method import seed_of
-from stages.transfer.stylegan.encoders import PSPEncoder
-from stages.transfer.stylegan.files import Inverter
-from stages.transfer.stylegan.inversion import encode
+from stages.transfer.stylegan.encoders import E4EEncoder
+from stages.transfer.stylegan.files import Inverter, load_inverter
+from stages.transfer.stylegan.inversion import Inversion, apply
 from stages.transfer.stylegan.networks import Discriminator, Generator
 from stages.transfer.stylegan.perceptual import RandomFeatures
 from stages.transfer.stylegan.projector import style_statistics
 from stages.transfer.stylegan.training import discriminator_step, encoder_step, generator_step
 
 STAGE = "pretrain"  # its folder in the cache
-CODE = ("transfer/stylegan/encoders", "transfer/stylegan/networks", "transfer/stylegan/training")
+CODE = tuple(f"transfer/stylegan/{name}" for name in ("encoders", "networks", "perceptual", "training"))
+LOSSES = ("generator", "discriminator", "distance", "perceptual", "delta")
 
 
 @dataclass(frozen=True)
 class Training:
     """Sizes and schedules."""
 
-    sizes: tuple[int, ...] = (32, 64)  # px, in the order in which the generator grows
-    steps: tuple[int, ...] = (3800, 3000)  # at each size
+    size: int = 64  # px
     channel_base: int = 1024
     channel_max: int = 128
     style: int = 96
     mlp: int = 4
-    batch_size: int = 16
-    lr: float = 0.002
-    r1: float = 0.001  # times pixels / batch_size: five times what NVIDIA's code chooses by itself
-    rise: int = 200  # steps, in which the generator's learning rate rises at each size, behind the discriminator's
-    fall: float = 0.6  # share of the last size's steps, in which the rates fall to zero
-    ema: float = 0.998
     depths: tuple[int, ...] = (1, 1, 2, 1)  # of the encoder
     widths: tuple[int, ...] = (16, 32, 64, 96)
-    encoder_steps: int = 1700
-    encoder_lr: float = 1e-3
+    steps: int = 2400
+    game_size: int = 8  # images of each kind in a step of the game; a multiple of 4
+    batch_size: int = 16  # images that are painted again
+    lr: float = 0.002  # of the game
+    encoder_lr: float = 1e-3  # of the encoder, and of the generator when it paints again
+    r1: float = 0.001  # times pixels / game_size: five times what NVIDIA's code chooses by itself
+    delta: float = 2e-4  # e4e's
+    rise: int = 100  # steps, in which the rates rise, but for the discriminator's
+    fall: int = 600  # last steps, in which the rates fall to zero
+    ema: float = 0.995
     seed: int = 0
 
 
@@ -77,7 +80,6 @@ class MasterAdam:
         self.masters, self.weights = list(network.parameters()), list(half.parameters())
         self.adam = torch.optim.Adam(self.masters, betas=(0.0, 0.99), fused=True)
         self.param_groups = [{"params": self.weights}]
-        self.load()
 
     def zero_grad(self) -> None:
         """See `torch.optim.Optimizer`."""
@@ -97,11 +99,6 @@ class MasterAdam:
         for master, weight in zip(self.masters, self.weights, strict=True):
             weight.copy_(master)
 
-    def rate(self, lr: float) -> None:
-        """Set the learning rate."""
-        for group in self.adam.param_groups:
-            group["lr"] = lr
-
 
 def read_pixels(faces: Faces, size: int) -> Tensor:
     """All images of a set, as they are cut where no points are known: [n, 3, size, size] uint8."""
@@ -117,7 +114,7 @@ def draw_photographs(pixels: Tensor, n: int, draw: torch.Generator) -> Tensor:
 
 
 def fast(network: nn.Module) -> Any:
-    """A copy in bfloat16, its channels last: on a CPU four times as fast."""
+    """A copy in bfloat16, its channels last: on a CPU, twice as fast."""
     half = copy.deepcopy(network).bfloat16()
     for weight in half.parameters():
         if weight.ndim == 4:
@@ -125,107 +122,85 @@ def fast(network: nn.Module) -> Any:
     return half
 
 
-def start_from(network: nn.Module, smaller: dict[str, Tensor], shift: int = 0) -> None:
-    """Take what a network of half the size has learned; `shift`: layers that the larger one has before it."""
-
-    def moved(name: str) -> str:
-        first, number, *rest = name.split(".")
-        return ".".join([first, str(int(number) + shift), *rest]) if shift and first == "convs" else name
-
-    known = {moved(name): value for name, value in smaller.items()}
-    own = network.state_dict()
-    network.load_state_dict({name: known.get(name, value) for name, value in own.items()})
+def create(training: Training) -> tuple[Generator, Discriminator, E4EEncoder]:
+    """The networks, as they are before the training."""
+    torch.manual_seed(seed_of(training.seed, "networks"))
+    channels = (training.channel_base, training.channel_max)
+    generator = Generator(training.size, training.style, training.mlp, *channels)
+    encoder = E4EEncoder(generator.styles, training.size, training.depths, training.widths, training.style)
+    return generator, Discriminator(training.size, *channels), encoder
 
 
-def train_generator(pixels: Tensor, level: int, training: Training, key: str, before: Path | None) -> Path:
-    """The game at one size: a file with the averaged `generator` and the `discriminator`.
+def learn(pixels: Tensor, training: Training, key: str) -> tuple[Inverter, dict[str, float]]:
+    """Train generator, discriminator and encoder; averages of the first and the last, and the last steps' mean losses.
 
     Args:
-        pixels: of all images, at this size.
-        level: the size's number.
+        pixels: [n, 3, s, s] uint8.
         training: sizes and schedules.
         key: fingerprint of all that it depends on.
-        before: the file of the size before.
     """
-    size, steps, n = training.sizes[level], training.steps[level], training.batch_size
-    torch.manual_seed(seed_of(training.seed, "generator", size))
-    sizes = (training.channel_base, training.channel_max)
-    generator, discriminator = Generator(size, training.style, training.mlp, *sizes), Discriminator(size, *sizes)
-    if before:
-        smaller = torch.load(before, weights_only=True)
-        start_from(generator, smaller["generator"])
-        start_from(discriminator, smaller["discriminator"], shift=1)
-        nn.init.zeros_(generator.to_rgbs[-1].conv.weight)  # at first, what is painted is the smaller one's, enlarged
-    painter, judge = fast(generator), fast(discriminator)
-    falls = round(steps * training.fall) if level + 1 == len(training.sizes) else 0
-
-    def learn(path: Path) -> dict[str, float]:
-        optimisers = {"generator": MasterAdam(generator, painter), "discriminator": MasterAdam(discriminator, judge)}
-        average = Average(generator, training.ema)
-        parts = {"generator": generator, "discriminator": discriminator, "average": average}
-        parts |= {f"{name}'s adam": optimiser.adam for name, optimiser in optimisers.items()}
-        loop = Loop(STAGE, key, parts, steps, ("generator", "discriminator"), batch=n, title=f"{size} px")
-        for optimiser in optimisers.values():
-            optimiser.load()
-        length = torch.zeros(())
-        for step in loop:
-            draw = torch.Generator().manual_seed(seed_of(training.seed, "generator", size, step))
-            lr = training.lr * (cosine(step - steps + falls, falls) if step > steps - falls else 1)
-            optimisers["discriminator"].rate(lr)
-            optimisers["generator"].rate(lr * warmup(step, training.rise))
-            photographs = draw_photographs(pixels, n, draw).bfloat16()
-            r1 = training.r1 * size**2 / n
-            losses = discriminator_step(
-                painter, judge, optimisers["discriminator"], photographs, step, r1=r1, draw=draw
-            )
-            losses |= generator_step(painter, judge, optimisers["generator"], n, step, length, weight=0, draw=draw)
-            average.update(generator, step)
-            loop.record(generator=losses["generator"], discriminator=losses["discriminator"])
-        average.copy_to(generator)
-        torch.save({"generator": generator.state_dict(), "discriminator": discriminator.state_dict()}, path)
-        return loop.means()
-
-    return made_once(STAGE, key, f"{size}.pt", learn).path
-
-
-def train_encoder(pixels: Tensor, generator: Generator, training: Training, key: str) -> tuple[Inverter, Any]:
-    """The encoder, and the mean losses of its last 100 steps."""
-    torch.manual_seed(seed_of(training.seed, "encoder"))
-    generator.eval().requires_grad_(False)
-    encoder = PSPEncoder(generator.styles, generator.size, training.depths, training.widths, training.style)
-    mean, _ = style_statistics(generator)
-    features, steps = RandomFeatures(), training.encoder_steps
+    generator, discriminator, encoder = create(training)
+    kept = nn.ModuleDict({"generator": generator, "encoder": encoder})
+    painter, judge, features = fast(generator), fast(discriminator), RandomFeatures()
 
     def perceptual(painted: Tensor, wanted: Tensor) -> Tensor:
         seen = [features((images + 1) * 127.5) for images in (painted, wanted)]
         return (seen[0] - seen[1]).square().sum(1).mean()
 
-    def learn(path: Path) -> dict[str, float]:
-        optimiser = torch.optim.Adam(encoder.parameters(), betas=(0.9, 0.99), fused=True)
-        loop = Loop(
-            STAGE,
-            key,
-            {"encoder": encoder, "optimiser": optimiser},
-            steps,
-            ("distance", "perceptual"),
-            batch=training.batch_size,
-            title="encoder",
-        )
-        encoder.train()
+    def write(path: Path) -> dict[str, float]:
+        painting, judging = MasterAdam(generator, painter), MasterAdam(discriminator, judge)
+        again = torch.optim.Adam(kept.parameters(), betas=(0.9, 0.99), fused=True)
+        average = Average(kept, training.ema)
+        adams = {"painting": painting.adam, "judging": judging.adam, "again": again}
+        parts = {"kept": kept, "discriminator": discriminator, "average": average, **adams}
+        loop = Loop(STAGE, key, parts, training.steps, LOSSES, batch=training.batch_size, title="inverter")
+        judging.load()
+        kept.train()
+        nothing, length = torch.zeros(training.style), torch.zeros(())
         for step in loop:
-            draw = torch.Generator().manual_seed(seed_of(training.seed, "encoder", step))
-            for group in optimiser.param_groups:
-                group["lr"] = training.encoder_lr * warmup(step + 1, 100) * cosine(step, steps)
+            draw = torch.Generator().manual_seed(seed_of(training.seed, "step", step))
+            left = training.steps - step
+            factor = cosine(training.fall - left, training.fall) if left < training.fall else 1.0
+            rise = warmup(step + 1, training.rise)
+            for adam, lr in (
+                (judging.adam, training.lr),
+                (painting.adam, training.lr * rise),
+                (again, training.encoder_lr * rise),
+            ):
+                for group in adam.param_groups:
+                    group["lr"] = lr * factor
+            painting.load()
+            n = training.game_size
+            photographs, r1 = draw_photographs(pixels, n, draw).bfloat16(), training.r1 * training.size**2 / n
+            losses = discriminator_step(painter, judge, judging, photographs, step, r1, draw)
+            losses |= generator_step(painter, judge, painting, n, step, length, weight=0, draw=draw)
             photographs = draw_photographs(pixels, training.batch_size, draw)
             with torch.autocast("cpu", torch.bfloat16):
-                losses = encoder_step(encoder, generator, mean, optimiser, photographs, perceptual)
-            loop.record(distance=losses["distance"], perceptual=losses["perceptual"])
-        torch.save(encoder.state_dict(), path)
+                losses |= encoder_step(encoder, generator, nothing, again, photographs, perceptual, training.delta)
+            average.update(kept, step)
+            loop.record(**{name: losses[name] for name in LOSSES})
+        average.copy_to(kept)
+        torch.save(kept.state_dict(), path)
         return loop.means()
 
-    entry = made_once(STAGE, key, "encoder.pt", learn)
-    encoder.load_state_dict(torch.load(entry.path, weights_only=True))
-    return Inverter(generator, mean, encoder.eval()), entry.numbers
+    entry = made_once(STAGE, key, "inverter.pt", write)
+    kept.load_state_dict(torch.load(entry.path, weights_only=True))
+    kept.eval()
+    return Inverter(generator, None, encoder, from_mean=False), entry.numbers
+
+
+def save(inverter: Inverter, path: Path) -> None:
+    """In e4e's layout and fp16; its encoder's styles are not relative to the mean, which stands there nevertheless."""
+    assert inverter.encoder is not None
+    state = {f"encoder.{name}": value for name, value in inverter.encoder.state_dict().items()}
+    state |= {f"decoder.{name}": value for name, value in inverter.generator.state_dict().items()}
+    mean, _ = style_statistics(inverter.generator)
+    content = {
+        "state_dict": {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
+        "latent_avg": mean.expand(inverter.generator.styles, -1).half(),
+        "opts": {"encoder_type": "Encoder4Editing", "start_from_latent_avg": False},
+    }
+    torch.save(content, path)
 
 
 def train(faces: Faces, training: Training, out: Path) -> Inverter:
@@ -237,60 +212,43 @@ def train(faces: Faces, training: Training, out: Path) -> Inverter:
         out: the folder of results.
 
     Returns:
-        Both, in fp32.
+        Both, as they were saved.
     """
     began = time.perf_counter()
-
-    def key(*parts: str | int) -> str:
-        return fingerprint(Path(__file__), training, faces.digest(), *parts, code=CODE)
-
-    trained: Path | None = None
-    for level, size in enumerate(training.sizes):
-        pixels = read_pixels(faces, size)
-        trained = train_generator(pixels, level, training, key("generator", size), trained)
-    generator = Generator(training.sizes[-1], training.style, training.mlp, training.channel_base, training.channel_max)
-    assert trained is not None
-    generator.load_state_dict(torch.load(trained, weights_only=True)["generator"])
-    inverter, losses = train_encoder(pixels, generator, training, key("encoder"))
-    assert inverter.encoder is not None
-    assert inverter.mean is not None
-    state = {f"encoder.{name}": value for name, value in inverter.encoder.state_dict().items()}
-    state |= {f"decoder.{name}": value for name, value in generator.state_dict().items()}
-    content = {
-        "state_dict": {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
-        "latent_avg": inverter.mean.expand(generator.styles, -1).half(),
-        "opts": {"encoder_type": "GradualStyleEncoder", "start_from_latent_avg": True, "output_size": generator.size},
-    }
+    key = fingerprint(Path(__file__), training, faces.digest(), code=CODE)
+    inverter, losses = learn(read_pixels(faces, training.size), training, key)
     out.mkdir(parents=True, exist_ok=True)
-    torch.save(content, out / "inverter.pt")
+    save(inverter, out / "inverter.pt")
     report = {
         "training": asdict(training),
         "images": len(faces),
         "data": faces.digest(),
         "parameters": {
-            "generator": sum(p.numel() for p in generator.parameters()),
-            "encoder": sum(p.numel() for p in inverter.encoder.parameters()),
+            name: sum(weight.numel() for weight in getattr(inverter, name).parameters())
+            for name in ("generator", "encoder")
         },
         "losses": losses,
         "seconds": round(time.perf_counter() - began),
     }
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
-    return inverter
+    return load_inverter(out / "inverter.pt")
 
 
 @torch.no_grad()
 def samples(inverter: Inverter, faces: Faces, columns: int = 8) -> np.ndarray:
-    """A sheet: random styles, and below them images of the set and what the encoder's styles paint of each."""
+    """A sheet: what random styles paint, and below it images of the set and how the encoder's styles paint them."""
     generator = inverter.generator
-    drawn = torch.Generator().manual_seed(0)
-    z = torch.randn(2 * columns, generator.dimension, generator=drawn)
+    z = torch.randn(2 * columns, generator.dimension, generator=torch.Generator().manual_seed(0))
     painted = to_images(generator(z), truncate=True)
-    rows = np.linspace(0, len(faces) - 1, columns).astype(int)
-    images = np.stack([cut(faces.image(row), None, generator.size) for row in rows.tolist()])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    again = to_images(generator.synthesis(encode(inverter, pixels)), truncate=True)
+    rows = np.linspace(0, len(faces) - 1, columns).astype(int).tolist()
+    images = np.stack([cut(faces.image(row), None, generator.size) for row in rows])
     return sheet(
-        {"random": list(painted[:columns]), " ": list(painted[columns:]), "faces": list(images), "encoded": list(again)}
+        {
+            "random": list(painted[:columns]),
+            " ": list(painted[columns:]),
+            "faces": list(images),
+            "painted again": list(apply(inverter, images, Inversion("e4e"))),
+        }
     )
 
 

@@ -141,7 +141,7 @@ def encoder_step(
 
     Args:
         encoder: in training mode.
-        generator: fixed.
+        generator: fixed, unless the optimiser has its weights, too.
         mean: [d], of w.
         optimiser: of the encoder.
         photographs: [n, 3, s, s] in [-1, 1], of the encoder's size or the generator's, whichever is larger.
@@ -156,9 +156,7 @@ def encoder_step(
         "perceptual": 0.8 * perceptual(painted, wanted),
         "delta": delta * (styles[:, 1:] - styles[:, :1]).norm(dim=2).sum(1).mean(),
     }
-    optimiser.zero_grad()
-    torch.stack(list(losses.values())).sum().backward(inputs=[p for p in encoder.parameters() if p.requires_grad])
-    optimiser.step()
+    _descend(optimiser, torch.stack(list(losses.values())).sum())
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
