@@ -22,6 +22,7 @@ METHODS = (
     "ddim",
     "codeformer",
     "decent",
+    "stylegan",
     "unsb",
     "vsait",
 )
