@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stages.knobs import Device, check, knob, knobs
-from stages.transfer.method import MethodKnobs
+from stages.knobs import knob, knobs
+from stages.transfer.pixel_knobs import PixelKnobs
 
 if TYPE_CHECKING:
-    from stages.params import Params
     from stages.run.machine import Machine
 
 FILE = "codeformer.pth"
 
 
 @knobs("transfer")
-class Knobs(MethodKnobs):
+class Knobs(PixelKnobs):
     """CodeFormer."""
 
     weights: str = knob("data/weights/codeformer", "codeformer.pth, or the folder with it")
@@ -33,8 +32,6 @@ class Knobs(MethodKnobs):
     size: int = knob(512, "px, of the network's images; the weights decide", ge=8)
     output: int = knob(0, "px, of the images that are made; 0: `size`, or twice the enlarged image if unaligned", ge=0)
     batch_size: int = knob(8, "images at a time on a GPU", ge=1)
-    device: Device = knob("auto", "auto | cpu | cuda")
-    threads: int = knob(1, "of torch on a CPU, per process of synthesize", ge=1)
 
     @property
     def side(self) -> int:
@@ -53,15 +50,6 @@ class Knobs(MethodKnobs):
     def seconds(self, root: Path, machine: Machine) -> float:
         """See `MethodKnobs`; of the sizes that the weights state, once they are there, and else of the official."""
         return machine.seconds(restoration_flops(weights_file(root / self.weights)), self.device)
-
-    def check(self, params: Params) -> None:
-        """See `MethodKnobs`."""
-        has = params.fetch.source_images_per_id
-        check(
-            params.fetch.source != "embedded" or params.images_per_id <= has,
-            f"images_per_id is {params.images_per_id}, but method {params.method} translates the source's "
-            f"fetch.source_images_per_id = {has} images of an identity",
-        )
 
 
 def weights_file(weights: Path) -> Path:

@@ -10,6 +10,9 @@ from stages.transfer.codeformer.knobs import weights_file
 from stages.transfer.codeformer.networks import OFFICIAL, load_codeformer
 from stages.transfer.codeformer.restoration import FFHQ_POINTS, Restoration, apply
 from stages.transfer.pixels import PixelMethod, Translate
+from stages.transfer.points import points_in
+
+WHOLE = FFHQ_POINTS / 512  # of an image in which no face is found: it counts as an aligned one
 
 
 class Method(PixelMethod):
@@ -17,10 +20,12 @@ class Method(PixelMethod):
 
     code = (
         "align/mtcnn",
+        "align/warp",
         "transfer/checkpoint",
         "transfer/codeformer/method",
         "transfer/codeformer/networks",
         "transfer/codeformer/restoration",
+        "transfer/points",
     )
     without = OFFICIAL
 
@@ -43,16 +48,8 @@ class Method(PixelMethod):
         mtcnn = MTCNN(device=self.device) if knobs.alignment == "unaligned" else None
 
         def restored(images: np.ndarray) -> np.ndarray:
-            return apply(network, images, settings, None if mtcnn is None else face_points(images, mtcnn))
+            if mtcnn is None:
+                return apply(network, images, settings)
+            return apply(network, images, settings, np.stack([points_in(image, mtcnn, WHOLE) for image in images]))
 
         return restored
-
-
-def face_points(images: np.ndarray, mtcnn: MTCNN) -> np.ndarray:
-    """Five points of the largest face of each image, [n, h, w, 3] uint8 -> [n, 5, 2] px.
-
-    An image in which none is found counts as an aligned one: its points are where FFHQ's template has them.
-    """
-    found = [mtcnn.detect([image])[0] for image in images]  # one by one: an image depends on itself only
-    whole = FFHQ_POINTS / 512 * images.shape[2:0:-1]
-    return np.stack([faces.landmarks[0] if len(faces) else whole for faces in found])

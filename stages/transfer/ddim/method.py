@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from stages.align.mtcnn import MTCNN
-from stages.align.warp import ARCFACE_POINTS, SIZE, similarity, warp
+from stages.align.warp import similarity, warp
 from stages.knobs import check
 from stages.store import StoreError
 from stages.transfer.ddim.inversion import Inversion, apply
 from stages.transfer.ddim.prior import OFFICIAL, load_prior
 from stages.transfer.pixels import PixelMethod, Translate
+from stages.transfer.points import points_in
 
 
 class Method(PixelMethod):
@@ -25,6 +26,7 @@ class Method(PixelMethod):
         "transfer/ddim/method",
         "transfer/ddim/prior",
         "transfer/ffhq",
+        "transfer/points",
     )
     without = OFFICIAL
 
@@ -59,15 +61,3 @@ class Method(PixelMethod):
             return apply(prior, np.stack(faces), settings)
 
         return painted
-
-
-def points_in(image: np.ndarray, mtcnn: MTCNN) -> np.ndarray:
-    """Eyes, nose and corners of the mouth of the largest face of an image [h, w, 3] uint8, in px: [5, 2].
-
-    Where none is found, those of ArcFace's template in the centred square.
-    """
-    if len(faces := mtcnn.detect([image])[0]):
-        return faces.landmarks[0]
-    h, w = image.shape[:2]
-    side = min(h, w)
-    return (ARCFACE_POINTS + 0.5) * side / SIZE - 0.5 + ((w - side) / 2, (h - side) / 2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stages.knobs import Device, check, knob, knobs
-from stages.transfer.method import MethodKnobs
+from stages.knobs import check, knob, knobs
+from stages.transfer.pixel_knobs import PixelKnobs
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -16,7 +16,7 @@ STEP = 0.006  # s: a step of optimisation on a CPU, however small the networks a
 
 
 @knobs("transfer")
-class Knobs(MethodKnobs):
+class Knobs(PixelKnobs):
     """StyleGAN inversion."""
 
     weights: str = knob(
@@ -44,8 +44,6 @@ class Knobs(MethodKnobs):
     face: int = knob(256, "px, of what is painted, at most the generator's; pSp's `face_pool`", ge=8)
     size: int = knob(0, "px, of the output; 0 is as it comes: the image with its face, without points as painted", ge=0)
     batch_size: int = knob(8, "images at a time on a GPU", ge=1)
-    device: Device = knob("auto", "auto | cpu | cuda")
-    threads: int = knob(1, "of torch on a CPU, per process", ge=1)
 
     @property
     def optimises(self) -> bool:
@@ -78,13 +76,8 @@ class Knobs(MethodKnobs):
 
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
+        super().check(params)
         check(
             self.inversion != "hybrid" or self.space == "w+",
             "transfer.space is 'w': a hybrid inversion starts from an encoder's styles, which are in w+",
-        )
-        has = params.fetch.source_images_per_id
-        check(
-            params.fetch.source != "embedded" or params.images_per_id <= has,
-            f"images_per_id is {params.images_per_id}, but method {params.method} paints the source's "
-            f"fetch.source_images_per_id = {has} images of an identity again",
         )

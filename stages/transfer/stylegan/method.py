@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from stages.align.mtcnn import MTCNN
-from stages.align.warp import ARCFACE_POINTS, SIZE
 from stages.store import StoreError, fingerprint
 from stages.transfer.pixels import PixelMethod, Translate
+from stages.transfer.points import points_in
 from stages.transfer.stylegan.files import OFFICIAL, load_inverter
 from stages.transfer.stylegan.inversion import Inversion, apply, check_model
 from stages.transfer.stylegan.perceptual import RandomFeatures, load_lpips
@@ -24,6 +24,7 @@ class Method(PixelMethod):
         "align/warp",
         "transfer/checkpoint",
         "transfer/ffhq",
+        "transfer/points",
         "transfer/stylegan/encoders",
         "transfer/stylegan/files",
         "transfer/stylegan/inversion",
@@ -75,16 +76,3 @@ class Method(PixelMethod):
             return apply(model, images, settings, points, perceptual)
 
         return painted
-
-
-def points_in(image: np.ndarray, mtcnn: MTCNN | None) -> np.ndarray:
-    """Eyes, nose and corners of the mouth of an image [h, w, 3] uint8, in px: [5, 2].
-
-    Those of its largest face; without a detector, or where it finds none, those of ArcFace's template in the image's
-    centred square.
-    """
-    if mtcnn and len(faces := mtcnn.detect([image])[0]):
-        return faces.landmarks[0]
-    h, w = image.shape[:2]
-    side = min(h, w)
-    return (ARCFACE_POINTS + 0.5) * side / SIZE - 0.5 + ((w - side) / 2, (h - side) / 2)

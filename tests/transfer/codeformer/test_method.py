@@ -12,9 +12,10 @@ from stages.store import StoreError, encode, write_shard
 from stages.transfer import create
 from stages.transfer.codeformer import Restoration, apply, load_codeformer
 from stages.transfer.codeformer.knobs import Knobs
-from stages.transfer.codeformer.method import face_points
+from stages.transfer.codeformer.method import WHOLE
 from stages.transfer.codeformer.networks import CodeFormer, save_codeformer
 from stages.transfer.codeformer.restoration import FFHQ_POINTS
+from stages.transfer.points import points_in
 from tests.transfer.codeformer.tiny import SIZES, tiny
 
 
@@ -84,7 +85,8 @@ def test_the_unaligned_path_goes_by_the_detectors_points(root, monkeypatch):
     """Where there is no face, the whole image is put onto the template."""
     points = FFHQ_POINTS * 20 / 512 * 0.8 + 2
     images = np.stack([Shards(root / "data/source").image(row) for row in range(2)])
-    found = face_points(images, Detector([points, None]))
+    detector = Detector([points, None])
+    found = np.stack([points_in(image, detector, WHOLE) for image in images])
     np.testing.assert_array_equal(found[0], points)
     np.testing.assert_allclose(found[1], FFHQ_POINTS * 20 / 512)
     monkeypatch.setattr("stages.transfer.codeformer.method.MTCNN", lambda device: Detector([points, points, None]))

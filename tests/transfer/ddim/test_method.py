@@ -14,7 +14,7 @@ from stages.store import StoreError, encode, write_shard
 from stages.transfer import create
 from stages.transfer.ddim import Inversion, apply, load_prior
 from stages.transfer.ddim.knobs import EVALUATION, OFFICIAL_FLOPS, Knobs, prior_flops
-from stages.transfer.ddim.method import points_in
+from stages.transfer.points import points_in
 from stages.transfer.unpaired import flops
 from tests.transfer.ddim.tiny import write_prior
 

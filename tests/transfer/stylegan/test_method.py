@@ -11,12 +11,12 @@ from stages.params import Params, ParamsError
 from stages.run.machine import Machine
 from stages.store import StoreError, encode, write_shard
 from stages.transfer import create
+from stages.transfer.points import points_in
 from stages.transfer.stylegan import Inversion, Projection, apply
 from stages.transfer.stylegan import method as module
 from stages.transfer.stylegan.files import load_inverter
 from stages.transfer.stylegan.inversion import check_model
 from stages.transfer.stylegan.knobs import STEP, Knobs
-from stages.transfer.stylegan.method import points_in
 from stages.transfer.stylegan.perceptual import RandomFeatures
 from tests.test_params import CONF
 from tests.transfer.stylegan.test_files import write_inverter
