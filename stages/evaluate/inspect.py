@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stages.embed.encoder import by_names, read_form
 from stages.store import StoreError
-from stages.train.backbones import create_on_meta, find_networks, read_tensors
+from stages.train.backbones import create_on_meta, find_networks
+from stages.training.tensors import read_tensors
 
 # Names that only this network has among the official ones the project reads (facts of their state_dicts).
 OTHERS = {

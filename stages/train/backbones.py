@@ -15,7 +15,6 @@ evaluation asks for, carry no information. All else must be there, no more and n
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from stages.store import StoreError, replacing
 from stages.train.networks import BACKBONES, SIZE, Backbone, create_backbone, create_on_meta, normalise
+from stages.training.tensors import read_tensors
 
 __all__ = [
     "BACKBONES",
@@ -41,7 +41,6 @@ __all__ = [
     "find_networks",
     "load_backbone",
     "normalise",
-    "read_tensors",
     "save_backbone",
 ]
 
@@ -131,42 +130,6 @@ def find_networks(content: Any, where: str = "") -> list[Found]:
     for key, value in content.items():
         found += find_networks(value, f"{where}.{key}" if where else str(key))
     return found
-
-
-def read_tensors(path: Path, device: str = "cpu") -> Any:
-    """What a torch checkpoint holds, without running anything in it.
-
-    Lightning before 1.5, which wrote AdaFace's official files, keys a checkpoint's callbacks by their class: its names
-    get a stand-in. Any other name stops the reading.
-
-    Raises:
-        StoreError: a broken file, or one that would run code when read.
-    """
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip, or broken: `torch.load` says what
-        names = []
-    stand_ins: list[Any] = [(_StandIn, name) for name in names if name.startswith("pytorch_lightning.")]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load promises no type
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise StoreError(
-                f"{path}: holds more than tensors ({', '.join(names)}), and reading it would run code. Where you trust "
-                "it, convert it once: torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)"
-            ) from error
-        raise StoreError(f"{path}: not a readable torch checkpoint ({error})") from error
-
-
-class _StandIn:
-    """In the place of an object that a checkpoint holds beside its tensors: takes anything, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:

@@ -16,25 +16,6 @@ from torch import Tensor, nn
 from stages.store import StoreError
 
 
-def read_checkpoint(path: Path, official: str = "") -> Any:
-    """What a torch checkpoint holds: tensors and plain values, nothing else, on the CPU.
-
-    Args:
-        path: the file.
-        official: where such a file comes from and under which licence, for who does not have it.
-
-    Raises:
-        StoreError: no such file, a broken one, or one that would run code when read.
-    """
-    if not path.is_file():
-        raise StoreError(f"{path}: no such checkpoint{'; ' * bool(official)}{official}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load promises no type
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StoreError(f"{path}: not a checkpoint that can be read without running code ({reason})") from error
-
-
 def entry(path: Path, content: Any, *keys: str) -> dict[str, Tensor]:
     """The state_dict under the first of the keys that the file has.
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.store import StoreError
-from stages.transfer.checkpoint import load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import load_strictly
 
 LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)  # of Adam, for all networks but density estimators
 PATCHES = 256  # of each layer
@@ -221,7 +222,7 @@ def read_state(path: Path, official: str = "") -> dict[str, Tensor]:
     Raises:
         StoreError: no such file, a broken one, one that would run code when read, or no state_dict.
     """
-    state = read_checkpoint(path, official)
+    state = read_tensors(path, official=official)
     if not isinstance(state, Mapping):
         raise StoreError(f"{path}: holds no state_dict, but a {type(state).__name__}")
     if other := next((name for name, value in state.items() if not isinstance(value, Tensor)), None):

@@ -135,6 +135,7 @@ def scaled(images: np.ndarray, size: int) -> np.ndarray:
 
 def flops(network: nn.Module, *inputs: Tensor) -> float:
     """Operations of a network on its inputs, both on the meta device."""
+    network.requires_grad_(False)  # the counter hangs itself onto what does
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs)
     return float(counter.get_total_flops())

@@ -4,32 +4,7 @@ import torch
 from torch import nn
 
 from stages.store import StoreError
-from stages.transfer.checkpoint import entry, in_batches, load_strictly, read_checkpoint, to_images, to_network
-
-
-class Payload:
-    ran = False
-
-    def __reduce__(self):
-        return setattr, (Payload, "ran", True)
-
-
-def test_a_checkpoint_runs_nothing(tmp_path):
-    path = tmp_path / "a.pth"
-    torch.save({"params_ema": {"weight": torch.zeros(2)}, "more": Payload()}, path)
-    with pytest.raises(StoreError, match=r"a\.pth: not a checkpoint that can be read without running code"):
-        read_checkpoint(path)
-    assert not Payload.ran
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut"])
-def test_a_broken_file_is_named(tmp_path, content):
-    path = tmp_path / "a.pth"
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"a\.pth"):
-        read_checkpoint(path)
-    with pytest.raises(StoreError, match=r"b\.pth: no such"):
-        read_checkpoint(tmp_path / "b.pth")
+from stages.transfer.checkpoint import entry, in_batches, load_strictly, to_images, to_network
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"other": {"weight": torch.zeros(1)}}, {"params": {"weight": 1}}])

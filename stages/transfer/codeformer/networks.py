@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import entry, load_strictly
 
 OFFICIAL = "sczhou/CodeFormer's release v0.1.0 has it, under the S-Lab licence 1.0: not for commercial use"
 
@@ -430,7 +431,7 @@ def load_codeformer(path: Path, **sizes: Any) -> CodeFormer:
     Raises:
         StoreError: not that file; names what is missing or unexpected.
     """
-    content = read_checkpoint(path, OFFICIAL)
+    content = read_tensors(path, official=OFFICIAL)
     state = entry(path, content, "params_ema", "params")
     network = CodeFormer(**(content.get("sizes", {}) | sizes))
     load_strictly(network, state, path)
@@ -445,13 +446,13 @@ def save_codeformer(path: Path, network: CodeFormer, **sizes: Any) -> None:
 
 def sizes_in(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its sizes, as arguments of `CodeFormer`; the official ones say nothing."""
-    content = read_checkpoint(path, OFFICIAL)
+    content = read_tensors(path, official=OFFICIAL)
     return dict(content.get("sizes", {})) if isinstance(content, Mapping) else {}
 
 
 def load_vqgan(path: Path, **sizes: Any) -> VQGAN:
     """Read `vqgan_code1024.pth` strictly, in evaluation mode on the CPU; otherwise as `load_codeformer`."""
-    state = entry(path, read_checkpoint(path, OFFICIAL), "params_ema", "params")
+    state = entry(path, read_tensors(path, official=OFFICIAL), "params_ema", "params")
     network = VQGAN(**sizes)
     load_strictly(network, state, path)
     return network.eval()

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from stages.store import StoreError
-from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import entry, load_strictly
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder, PyramidEncoder
 from stages.transfer.stylegan.networks import Generator
 from stages.transfer.stylegan.projector import style_statistics
@@ -77,7 +78,7 @@ def load_generator(path: Path) -> Inverter:
             raise StoreError(f"{path}: G_ema.synthesis.b4.conv1 has the conv_clamp {clamp!r}: a number was expected")
         generator = _generator(from_sg2ada(state, path), path, clamp)
         return Inverter(generator, state.get("mapping.w_avg"))
-    return _rosinality(path, read_checkpoint(path, OFFICIAL))
+    return _rosinality(path, read_tensors(path, official=OFFICIAL))
 
 
 def load_inverter(path: Path) -> Inverter:
@@ -90,7 +91,7 @@ def load_inverter(path: Path) -> Inverter:
     """
     if path.suffix == ".pkl":
         return load_generator(path)
-    content = read_checkpoint(path, OFFICIAL)
+    content = read_tensors(path, official=OFFICIAL)
     if isinstance(content, Mapping) and "g_ema" in content:
         return _rosinality(path, content)
     state = entry(path, content, "state_dict")

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stages.transfer.checkpoint import load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import load_strictly
 from stages.transfer.vsait.features import RandomFilters
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of VGG-16 between poolings
@@ -90,7 +91,7 @@ def load_lpips(folder: Path) -> LPIPS:
         StoreError: one of the two is missing, broken or another network's; names what is missing or unexpected.
     """
     network = LPIPS()
-    vgg, lpips = (read_checkpoint(folder / name, OFFICIAL) for name in (VGG, LPIPS_WEIGHTS))
+    vgg, lpips = (read_tensors(folder / name, official=OFFICIAL) for name in (VGG, LPIPS_WEIGHTS))
     state = {name: value for name, value in {**vgg, **lpips}.items() if not name.startswith("classifier.")}
     load_strictly(network, state, folder)
     return network.eval()

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.store import StoreError
-from stages.transfer.checkpoint import load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import load_strictly
 
 DEPTHS = (2, 2, 4, 4, 2)  # convolutions of VGG-19 between poolings, up to the last tap
 CHANNELS = (64, 128, 256, 512, 512)  # of the taps
@@ -99,7 +100,7 @@ def load_vgg19(path: Path) -> VGG19Features:
     Raises:
         StoreError: not that file; names what is missing or unexpected.
     """
-    state = read_checkpoint(path, OFFICIAL)
+    state = read_tensors(path, official=OFFICIAL)
     if not isinstance(state, Mapping):
         raise StoreError(f"{path}: not the weights of VGG-19, but a {type(state).__name__}")
     network = VGG19Features()

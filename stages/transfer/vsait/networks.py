@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.transfer.checkpoint import entry, load_strictly, read_checkpoint
+from stages.training.tensors import read_tensors
+from stages.transfer.checkpoint import entry, load_strictly
 from stages.transfer.unpaired import translate
 from stages.transfer.vsait.features import CHANNELS
 
@@ -211,7 +212,7 @@ def load_official(path: Path) -> VSAIT:
     Raises:
         StoreError: not such a file; names what is missing or unexpected.
     """
-    state = entry(path, read_checkpoint(path, OFFICIAL), "state_dict")
+    state = entry(path, read_tensors(path, official=OFFICIAL), "state_dict")
     state = {name: value for name, value in state.items() if not name.startswith("model.feature_extractor.")}
     with torch.device("meta"):  # the random directions would take longer to draw than to read
         network = VSAIT(**_sizes(state))

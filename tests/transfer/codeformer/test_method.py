@@ -101,7 +101,7 @@ def test_the_unaligned_path_goes_by_the_detectors_points(root, monkeypatch):
     ("content", "message"),
     [
         (None, r"codeformer\.pth: no such .*sczhou/CodeFormer.* S-Lab licence 1\.0: not for commercial use"),
-        (b"cut", r"codeformer\.pth: not a checkpoint"),
+        (b"cut", r"codeformer\.pth: not a readable torch checkpoint"),
         (
             {"params_ema": {"x": torch.zeros(1)}, "sizes": SIZES},
             r"codeformer\.pth: not the weights of CodeFormer: .*miss",

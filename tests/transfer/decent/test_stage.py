@@ -87,7 +87,7 @@ def test_a_file_can_be_named_and_a_wrong_one_is_refused_by_name(root):
     with pytest.raises(StoreError, match=r"mine\.pth: not the weights of ResnetGenerator"):
         _ = named(file).network
     file.write_bytes(b"broken")
-    with pytest.raises(StoreError, match=r"mine\.pth: not a checkpoint"):
+    with pytest.raises(StoreError, match=r"mine\.pth: not a readable torch checkpoint"):
         _ = named(file).network
     (folder / "latest_net_G.pth").unlink()
     with pytest.raises(StoreError, match=r"latest_net_G\.pth: no such checkpoint; .*github\.com/Mid-Push/Decent"):

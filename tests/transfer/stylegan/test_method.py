@@ -101,7 +101,7 @@ def test_a_folder_may_be_named(root):
     ("change", "knobs", "message"),
     [
         ("gone", {}, r"e4e\.pt: no weights of method stylegan; .*omertov/encoder4editing.*not for commercial use"),
-        ("cut", {}, r"e4e\.pt: not a checkpoint"),
+        ("cut", {}, r"e4e\.pt: not a readable torch checkpoint"),
         ("another", {}, r"e4e\.pt: no state_dict under 'state_dict'"),
         ("", {"inversion": "psp"}, r"e4e\.pt: inversion 'psp': .*E4EEncoder; .*r2r fetch psp.*commercial"),
         ("generator", HYBRID, r"e4e\.pt: inversion 'hybrid': the model has no encoder"),

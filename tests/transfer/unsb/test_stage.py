@@ -105,7 +105,7 @@ def test_wrong_files_are_refused_by_name(root):
     folder = root / "data/fit"
     for name, message in (
         ("latest_net_D.pth", r"latest_net_D\.pth: not the weights of Generator"),
-        ("latest_net_X.pth", r"latest_net_X\.pth: not a checkpoint"),
+        ("latest_net_X.pth", r"latest_net_X\.pth: not a readable torch checkpoint"),
     ):
         (folder / "latest_net_X.pth").write_bytes(b"broken")
         named = replace(chosen, transfer=replace(chosen.transfer, weights=str(folder / name)))

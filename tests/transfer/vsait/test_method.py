@@ -63,7 +63,7 @@ def test_a_file_or_a_folder_may_be_named(root):
     ("content", "message"),
     [
         (None, "one file .*ckpt was expected, but there is none"),
-        (b"cut", r"vsait\.ckpt: not a checkpoint"),
+        (b"cut", r"vsait\.ckpt: not a readable torch checkpoint"),
         ({"state_dict": {"model.g_net.x": torch.zeros(1)}}, r"vsait\.ckpt: not the weights of .*missing"),
         ({"params": {"x": torch.zeros(1)}}, r"vsait\.ckpt: no state_dict under 'state_dict'"),
     ],
