@@ -79,24 +79,19 @@ def image(inference: Inference, device: str, batch: int, repeats: int) -> tuple[
 def steps(method: str, side: int, device: str, batch: int, repeats: int) -> dict[str, float]:
     """Rates of a training step of one image, of the plain step, and of a batch."""
     knobs = knobs_of(method)(**({"load": side, "crop": side} if side else {}))
-    learner = importlib.import_module(f"stages.transfer.{method}.learner").Learner(knobs, torch.device(device))
-    _, plain = LEARNING[method](learner)
-
-    def ours(images: list[Tensor]) -> None:
-        learner.step(*images[:2], torch.Generator(device).manual_seed(0))
-
-    def theirs(images: list[Tensor]) -> None:
-        plain(*images[:2], 0, *images[2:] if method == "unsb" else ())
-
-    def fastest(*runs: Callable[[], None]) -> list[float]:
-        """In turn, since a machine is not always equally fast."""
-        seconds = [[timed(run, device) for run in runs] for _ in range(1 + repeats)][1:]
-        return [min(some) for some in zip(*seconds, strict=True)]
-
+    module = importlib.import_module(f"stages.transfer.{method}.learner")
+    first, second = (module.Learner(knobs, torch.device(device)) for _ in range(2))
+    _, plain = LEARNING[method](first)
     one, many = (
         [torch.rand(n, 3, knobs.crop, knobs.crop, device=device) * 2 - 1 for _ in range(3)] for n in (1, batch)
     )
-    single, peer, batched = fastest(lambda: ours(one), lambda: theirs(one), lambda: ours(many))
+    runs = {
+        "single": lambda: first.step(*one[:2], torch.Generator(device).manual_seed(0)),
+        "plain": lambda: plain(*one[:2], 0, *one[2:] if method == "unsb" else ()),
+        "batched": lambda: second.step(*many[:2], torch.Generator(device).manual_seed(0)),
+    }
+    seconds = [[timed(run, device) for run in runs.values()] for _ in range(1 + repeats)][1:]  # in turn: rates change
+    single, peer, batched = (min(some) for some in zip(*seconds, strict=True))
     return {"steps_per_second": 1 / single, "to_plain": peer / single, "batched": batch * single / batched}
 
 

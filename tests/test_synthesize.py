@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from stages import synthesize
 from stages.filter import Filter
 from stages.gap import Gap
 from stages.params import Params
 from stages.pictures import GAP, LINE, TILE
 from stages.store import Shard, StoreError, decode, encode, entries, write_shard
 from stages.synthesize import Synthesize, run
+from stages.transfer import knobs_of
 from stages.transfer.arc2face.knobs import Knobs
 from stages.transfer.arc2face.method import Method
 from tests.transfer.arc2face.tiny import LENGTH, WIDTH, pipeline, write_embeddings
@@ -275,3 +278,13 @@ def test_a_return_from_none_takes_the_images_out_of_the_cache(root, drawn):
     run(PARAMS, root)
     assert (bytes_of(root), drawn) == (before, [])
     assert not (root / "data/synthesize/nothing.txt").exists()
+
+
+@pytest.mark.parametrize(("method", "places"), [("arc2face", [0, 1]), ("vsait", [0, 1, 0, 1, 0, 1])])
+def test_processes_share_the_gpus(monkeypatch, method, places):
+    """A light network's processes are several a GPU, so that one computes while others decode and encode."""
+    monkeypatch.setattr(synthesize, "pick_device", lambda *_: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(synthesize, "processes", lambda count, knob, places: (count, places))
+    chosen = Params(method=method, transfer=knobs_of(method)())
+    assert synthesize._executor(chosen) == (len(places), [f"cuda:{number}" for number in places])

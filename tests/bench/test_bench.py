@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from stages.transfer import knobs_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -132,3 +136,37 @@ def test_world(monkeypatch, capsys):
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
 def test_every_bench_has_its_test(path):
     assert f"test_{path.stem}" in globals()
+
+
+def test_synthesize(monkeypatch, tmp_path, capsys):
+    from bench import synthesize
+
+    monkeypatch.setenv("R2R_CACHE", str(tmp_path))  # the bench sets its own, which goes with the test
+    synthesize.main(images="10,20", width=4, blocks=2, side=32)
+    found = numbers(capsys.readouterr().out)
+    assert len(found["peak_mib"]) == 2
+    assert found["of_network"] > 0
+
+
+def test_transfer(monkeypatch, capsys):
+    from bench import arc2face, transfer
+
+    monkeypatch.setitem(arc2face.SIDES, "cpu", (64,))
+    small = {"vsait": {"dimension": 16, "hidden": 4, "filters": 2}, "decent": {}, "unsb": {}}
+    knobs = {method: partial(knobs_of(method), blocks=2, width=4, **sizes) for method, sizes in small.items()}
+    monkeypatch.setattr(transfer, "knobs_of", knobs.get)
+    transfer.main(train=True, batch=2, side=32, repeats=1, threads=1)
+    found = numbers(capsys.readouterr().out)
+    rates = ("steps_per_second", "to_plain", "batched")
+    assert all(found[f"{method}_{rate}"] > 0 for method in small for rate in rates)
+
+    tiny = {
+        name: replace(one, size=32, build=partial(one.build, 4, 2))
+        for name, one in transfer.INFERENCE.items()
+        if name != "codeformer"
+    }
+    monkeypatch.setattr(transfer, "INFERENCE", {"codeformer": tiny["vsait"], **tiny})
+    transfer.main(batch=1, repeats=1, threads=1)
+    found = numbers(capsys.readouterr().out)
+    assert found["unsb-5_gflop"] > 4 * found["unsb-1_gflop"] > 0
+    assert found["codeformer_to_codeformer"] == 1
