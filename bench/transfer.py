@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from diffusers import UNet2DModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +36,8 @@ from tests.transfer.decent.plain import plain as plain_decent
 from tests.transfer.unsb.plain import plain as plain_unsb
 from tests.transfer.vsait.plain import plain as plain_vsait
 
-PUBLISHED = {"codeformer": 0.41, "vsait": 0.015, "decent": 0.13, "unsb": 0.38}  # seconds an image, Syn2Auth's table 1
+# seconds an image, Syn2Auth's table 1
+PUBLISHED = {"codeformer": 0.41, "vsait": 0.015, "decent": 0.13, "unsb": 0.38, "ddim": 8.7}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,24 @@ def _of_unsb(network: Any, images: Tensor) -> Tensor:
     return network(images, torch.zeros(n, device=device), torch.zeros(n, network.noise, device=device))
 
 
+def _ddpm() -> UNet2DModel:
+    """The denoiser of google/ddpm-ema-celebahq-256."""
+    return UNet2DModel(
+        sample_size=256,
+        block_out_channels=(128, 128, 256, 256, 512, 512),
+        down_block_types=("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+        attention_head_dim=None,
+    )
+
+
 INFERENCE = {
     "codeformer": Inference(CodeFormer, 512, lambda network, images: network(images, 0.5)[0], "codeformer"),
     "vsait": Inference(Generator, 256, lambda network, images: network(images), "vsait"),
     "decent": Inference(ResnetGenerator, 256, lambda network, images: network(images), "decent"),
     "unsb-1": Inference(UNSBGenerator, 256, _of_unsb, "unsb"),
     "unsb-5": Inference(UNSBGenerator, 256, _of_unsb, "unsb", 5),
+    "ddim": Inference(_ddpm, 256, lambda network, images: network(images, 500).sample, "ddim", 2 * 50),
 }
 LEARNING = {"vsait": plain_vsait, "decent": plain_decent, "unsb": plain_unsb}
 
