@@ -14,7 +14,7 @@ from stages.training import Loop
 from stages.transfer.ddim import load_prior
 from tests.transfer.ddim.tiny import AUTOENCODER
 
-TINY = Training(size=16, channels=(8, 32, 8), steps=4, batch_size=8, bf16=False)
+TINY = Training(size=16, channels=(8, 32, 32), steps=4, batch_size=8, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_it_learns_what_inversion_will_ask(faces, vae):
 def test_training_lowers_the_loss_and_saves_a_prior(faces, vae, tmp_path, monkeypatch, prediction):
     curves, means = [], Loop.means
     monkeypatch.setattr(Loop, "means", lambda self: curves.append(self.curve["loss"]) or means(self))
-    train(faces, vae, replace(TINY, steps=60, lr=5e-3, prediction=prediction), tmp_path)
+    train(faces, vae, replace(TINY, steps=30, lr=1e-2, prediction=prediction), tmp_path)
     assert curves[0][-10:].mean() < 0.8 * curves[0][:5].mean()
     prior = load_prior(tmp_path / "prior")
     assert prior.size == 16
@@ -76,7 +76,6 @@ def test_training_lowers_the_loss_and_saves_a_prior(faces, vae, tmp_path, monkey
     assert (tmp_path / "prior/unet/diffusion_pytorch_model.safetensors").stat().st_size < (
         2.1 * prior.unet.num_parameters() + 50_000
     )
-    assert samples(tmp_path / "prior", faces, 2).std() > 10
 
 
 def test_a_resumed_training_gives_the_same_bits(faces, vae, tmp_path, monkeypatch):
@@ -100,3 +99,4 @@ def test_a_resumed_training_gives_the_same_bits(faces, vae, tmp_path, monkeypatc
     train(faces, vae, TINY, tmp_path / "resumed")
     assert starts == [3]
     assert content(tmp_path / "resumed/prior") == content(tmp_path / "whole/prior")
+    assert samples(tmp_path / "whole/prior", faces, 2).std() > 10
