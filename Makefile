@@ -22,7 +22,7 @@ params: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
-	for name in world download read filter arc2face train evaluate; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in world download read filter arc2face transfer synthesize train evaluate; do $(BIN)/python -m bench.$$name || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

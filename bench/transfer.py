@@ -22,20 +22,36 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
+from diffusers.models import UNet2DModel
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.arc2face import peak, timed
 from stages.transfer import knobs_of
 from stages.transfer.codeformer.networks import CodeFormer
 from stages.transfer.cut import ResnetGenerator
+from stages.transfer.stylegan.encoders import E4EEncoder
+from stages.transfer.stylegan.networks import Generator as Painter
 from stages.transfer.unsb.networks import Generator as UNSBGenerator
 from stages.transfer.vsait import Generator
 from tests.transfer.decent.plain import plain as plain_decent
 from tests.transfer.unsb.plain import plain as plain_unsb
 from tests.transfer.vsait.plain import plain as plain_vsait
 
-PUBLISHED = {"codeformer": 0.41, "vsait": 0.015, "decent": 0.13, "unsb": 0.38}  # seconds an image, Syn2Auth's table 1
+# seconds an image, Syn2Auth's table 1; it has no StyleGAN inversion, and does not say with how many steps DDIM inverted
+PUBLISHED = {"codeformer": 0.41, "vsait": 0.015, "decent": 0.13, "unsb": 0.38, "ddim": 8.7}
+CELEBAHQ = {  # google/ddpm-ema-celebahq-256's UNet
+    "sample_size": 256,
+    "layers_per_block": 2,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+    "attention_head_dim": None,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Inference:
     build: Callable[[], Any]
     size: int  # px
     run: Callable[[Any, Tensor], Tensor]
-    row: str  # of Syn2Auth's table 1
+    row: str = ""  # of Syn2Auth's table 1
     evaluations: int = 1  # of the network, for an image
 
 
@@ -54,12 +70,26 @@ def _of_unsb(network: Any, images: Tensor) -> Tensor:
     return network(images, torch.zeros(n, device=device), torch.zeros(n, network.noise, device=device))
 
 
+class Inverter(nn.Module):
+    """e4e's encoder and the generator of 1024 px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.generator = E4EEncoder(), Painter(1024)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Paint again."""
+        return self.generator.synthesis(self.encoder(images))
+
+
 INFERENCE = {
     "codeformer": Inference(CodeFormer, 512, lambda network, images: network(images, 0.5)[0], "codeformer"),
     "vsait": Inference(Generator, 256, lambda network, images: network(images), "vsait"),
     "decent": Inference(ResnetGenerator, 256, lambda network, images: network(images), "decent"),
     "unsb-1": Inference(UNSBGenerator, 256, _of_unsb, "unsb"),
     "unsb-5": Inference(UNSBGenerator, 256, _of_unsb, "unsb", 5),
+    "ddim-50": Inference(partial(UNet2DModel, **CELEBAHQ), 256, lambda network, x: network(x, 1).sample, "ddim", 100),
+    "stylegan-e4e": Inference(Inverter, 256, lambda network, images: network(images)),
 }
 LEARNING = {"vsait": plain_vsait, "decent": plain_decent, "unsb": plain_unsb}
 
@@ -120,8 +150,9 @@ def main(
                 "gflop": operations / 1e9,
                 "of_matmul": operations / seconds / limit,
                 "to_codeformer": seconds / costs["codeformer"][0],
-                "published_to_codeformer": PUBLISHED[INFERENCE[name].row] / PUBLISHED["codeformer"],
             }
+            if row := INFERENCE[name].row:
+                numbers["published_to_codeformer"] = PUBLISHED[row] / PUBLISHED["codeformer"]
             found |= {f"{name}_{key}": round(value, 4) for key, value in numbers.items()}
     print(json.dumps(found))
 

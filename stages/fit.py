@@ -182,7 +182,7 @@ def learn(
     try:
         for step in loop:
             shown.look(learner, step)
-            batches = [
+            of_source, of_target = (
                 domain.batch(
                     numbers(len(domain), knobs.batch_size, step, seed_of(seed, "fit", name)),
                     knobs.load,
@@ -190,9 +190,9 @@ def learn(
                     np.random.default_rng(seed_of(seed, "fit", name, step)),
                 ).to(device)
                 for name, domain in domains.items()
-            ]
+            )
             generator = torch.Generator(device).manual_seed(seed_of(seed, "fit", "step", step))
-            loop.record(**learner.step(*batches, generator))
+            loop.record(**learner.step(of_source, of_target, generator))
         shown.look(learner, knobs.steps)
     except Diverged:
         shown.draw(root / "plots/fit/sheet.png")

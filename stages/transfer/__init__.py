@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 METHODS = (
     "none",
     "arc2face",
+    "ddim",
+    "codeformer",
     "decent",
+    "stylegan",
     "unsb",
     "vsait",
 )

@@ -43,6 +43,7 @@ class PixelMethod:
     """
 
     code: ClassVar[tuple[str, ...]]  # the modules that change its images
+    without: ClassVar[str] = "run `r2r fit`, or name a file"  # what to do without its weights
 
     def __init__(self, params: Params, root: Path = Path("."), device: str | None = None) -> None:
         self.params, self.knobs, self.root = params, params.transfer, root
@@ -50,7 +51,7 @@ class PixelMethod:
         self.source = read_faces(root / "data/source")
         self.weights = root / self.knobs.weights
         if not self.weights.exists():
-            raise StoreError(f"{self.weights}: no weights of method {params.method}; run `r2r fit`, or name a file")
+            raise StoreError(f"{self.weights}: no weights of method {params.method}; {self.without}")
 
     def load(self) -> Translate:
         """Read the weights; gives what maps images [n, h, w, 3] uint8 RGB to [n, h', w', 3] uint8 RGB."""

@@ -133,7 +133,7 @@ def scaled(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in images])
 
 
-def flops(network: nn.Module, *inputs: Tensor) -> float:
+def flops(network: nn.Module, *inputs: Any) -> float:
     """Operations of a network on its inputs, both on the meta device."""
     network.requires_grad_(False)  # the counter hangs itself onto what does
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -10,7 +10,7 @@ a code, K codes, d width of the transformer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +195,10 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Numbers [n, t * t] of the codes nearest to latents [n, e, t, t], row by row."""
-        rows = latents.flatten(2).transpose(1, 2)
         book = self.embedding.weight
-        distances = (rows**2).sum(2, keepdim=True) + (book**2).sum(1) - 2 * rows @ book.t()
+        rows = latents.flatten(2).transpose(1, 2).to(book.dtype)
+        with torch.autocast(rows.device.type, enabled=False):  # the nearest of many close ones needs all digits
+            distances = (rows**2).sum(2, keepdim=True) + (book**2).sum(1) - 2 * rows @ book.t()
         return distances.argmin(2)
 
     def look_up(self, numbers: Tensor) -> Tensor:
@@ -425,15 +426,28 @@ def load_codeformer(path: Path, **sizes: Any) -> CodeFormer:
 
     Args:
         path: the file.
-        sizes: arguments of `CodeFormer`; by default the official ones.
+        sizes: arguments of `CodeFormer`; by default those that the file states under `sizes`, and else the official.
 
     Raises:
         StoreError: not that file; names what is missing or unexpected.
     """
-    state = entry(path, read_tensors(path, official=OFFICIAL), "params_ema", "params")
-    network = CodeFormer(**sizes)
+    content = read_tensors(path, official=OFFICIAL)
+    state = entry(path, content, "params_ema", "params")
+    network = CodeFormer(**(content.get("sizes", {}) | sizes))
     load_strictly(network, state, path)
     return network.eval()
+
+
+def save_codeformer(path: Path, network: CodeFormer, **sizes: Any) -> None:
+    """Write weights as `load_codeformer` reads them, in half precision, with their sizes."""
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    torch.save({"params_ema": state, "sizes": sizes}, path)
+
+
+def sizes_in(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its sizes, as arguments of `CodeFormer`; the official ones say nothing."""
+    content = read_tensors(path, official=OFFICIAL)
+    return dict(content.get("sizes", {})) if isinstance(content, Mapping) else {}
 
 
 def load_vqgan(path: Path, **sizes: Any) -> VQGAN:

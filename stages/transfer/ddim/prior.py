@@ -22,6 +22,10 @@ from torch import Tensor
 from stages.store import StoreError
 
 AUTOENCODERS: dict[str, Any] = {"vqvae": VQModel, "vae": AutoencoderKL}
+OFFICIAL = (
+    "`r2r fetch ddpm-celebahq` gets google/ddpm-ema-celebahq-256, under Apache 2.0; it learned the photographs of "
+    "CelebA-HQ, which are for research only"
+)
 
 
 @dataclass
@@ -37,6 +41,11 @@ class Prior:
         """s, px: what the denoiser was trained on."""
         factor = 1 if self.autoencoder is None else 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         return self.unet.config.sample_size * factor
+
+    @property
+    def times(self) -> int:
+        """T, how many steps it was trained with."""
+        return self.schedulers(1)[1].config["num_train_timesteps"]
 
     def to(self, device: str | torch.device) -> Prior:
         """The same on a device."""
@@ -57,19 +66,23 @@ class Prior:
         forward.set_timesteps(steps)
         return inverse, forward
 
+    @property
+    def _shift(self) -> float:
+        return self.autoencoder.config.get("shift_factor") or 0.0  # newer AutoencoderKLs have one
+
     def encode(self, pixels: Tensor) -> Tensor:
         """[n, 3, s, s] in [-1, 1] -> [n, c, t, t], without drawing."""
         if self.autoencoder is None:
             return pixels
         encoded = self.autoencoder.encode(pixels)
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return latents * self.autoencoder.config.scaling_factor
+        return (latents - self._shift) * self.autoencoder.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """[n, c, t, t] -> [n, 3, s, s]."""
         if self.autoencoder is None:
             return latents
-        return self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample
+        return self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor + self._shift).sample
 
     def predict(self, latents: Tensor, time: Tensor) -> Tensor:
         """What the denoiser says of [n, c, t, t] at a time; a learned variance beside it is left out."""

@@ -16,6 +16,8 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,14 @@ from stages.training.tensors import read_tensors
 from stages.transfer.checkpoint import entry, load_strictly
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder, PyramidEncoder
 from stages.transfer.stylegan.networks import Generator
+from stages.transfer.stylegan.projector import style_statistics
 
-OFFICIAL = "the official weights are NVIDIA's or made from them, under its licence: not for commercial use"
+OFFICIAL = (
+    "the official ones are e4e_ffhq_encode.pt (`r2r fetch e4e`, github.com/omertov/encoder4editing), "
+    "psp_ffhq_encode.pt (`r2r fetch psp`, github.com/eladrich/pixel2style2pixel) and NVIDIA's generators "
+    "(`r2r fetch stylegan2-ffhq`), all under NVIDIA's licence: not for commercial use"
+)
+STAGES = 4  # of an encoder's body
 ENCODERS: dict[str, type[PyramidEncoder]] = {"GradualStyleEncoder": PSPEncoder, "Encoder4Editing": E4EEncoder}
 
 
@@ -40,6 +48,11 @@ class Inverter:
     mean: Tensor | None = None  # [d] or [L, d], of w; None: measured when it is needed
     encoder: PyramidEncoder | None = None
     from_mean: bool = True  # the encoder's styles are relative to the mean
+
+    @cached_property
+    def statistics(self) -> tuple[Tensor, float]:
+        """See `style_statistics`."""
+        return style_statistics(self.generator)
 
     def to(self, device: str | torch.device) -> Inverter:
         """The same on a device."""
@@ -65,23 +78,22 @@ def load_generator(path: Path) -> Inverter:
             raise StoreError(f"{path}: G_ema.synthesis.b4.conv1 has the conv_clamp {clamp!r}: a number was expected")
         generator = _generator(from_sg2ada(state, path), path, clamp)
         return Inverter(generator, state.get("mapping.w_avg"))
-    content = read_tensors(path, official=OFFICIAL)
-    generator = _generator(entry(path, content, "g_ema"), path)
-    mean = content.get("latent_avg")
-    return Inverter(generator, mean if isinstance(mean, Tensor) else None)
+    return _rosinality(path, read_tensors(path, official=OFFICIAL))
 
 
-def load_inverter(path: Path, **sizes: Any) -> Inverter:
+def load_inverter(path: Path) -> Inverter:
     """Read `psp_ffhq_encode.pt` or `e4e_ffhq_encode.pt`, strictly; which of the two, `opts` says.
 
-    Args:
-        path: the file.
-        sizes: arguments of the encoder other than its styles' number and dimension; by default the official ones.
+    All sizes are those of the tensors. A generator's file is read as one, without an encoder.
 
     Raises:
         StoreError: as `load_generator`, or an encoder that is neither.
     """
+    if path.suffix == ".pkl":
+        return load_generator(path)
     content = read_tensors(path, official=OFFICIAL)
+    if isinstance(content, Mapping) and "g_ema" in content:
+        return _rosinality(path, content)
     state = entry(path, content, "state_dict")
     opts = content.get("opts")
     kind = opts.get("encoder_type") if isinstance(opts, Mapping) else None
@@ -94,14 +106,13 @@ def load_inverter(path: Path, **sizes: Any) -> Inverter:
             raise StoreError(f"{path}: unexpected {name}; names begin with encoder. or decoder.")
         parts[part][rest] = value
     generator = _generator(parts["decoder"], path)
-    encoder = ENCODERS[kind](styles=generator.styles, dimension=generator.dimension, **sizes)
-    load_strictly(encoder, parts["encoder"], path)
+    encoder = _encoder(ENCODERS[kind], parts["encoder"], generator, path)
     mean, from_mean = content.get("latent_avg"), bool(opts.get("start_from_latent_avg", True))
     wanted = [[generator.dimension], [1, generator.dimension], [generator.styles, generator.dimension]]
     if from_mean and not (isinstance(mean, Tensor) and list(mean.shape) in wanted):
         has = list(mean.shape) if isinstance(mean, Tensor) else mean
         raise StoreError(f"{path}: latent_avg is {has}: {wanted[-1]} was expected")
-    return Inverter(generator, mean, encoder.eval(), from_mean)
+    return Inverter(generator, mean.float() if isinstance(mean, Tensor) else None, encoder, from_mean)
 
 
 def from_sg2ada(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -164,6 +175,28 @@ def _rosinality_name(name: str) -> str | None:
             return f"{prefix}.conv.blur.kernel" if layer == "conv0" else ""
     parts |= {f"affine.{kind}": f"conv.modulation.{kind}" for kind in ("weight", "bias")}
     return f"{prefix}.{parts[rest]}" if rest in parts else None
+
+
+def _rosinality(path: Path, content: Any) -> Inverter:
+    """What rosinality's file holds."""
+    generator = _generator(entry(path, content, "g_ema"), path)
+    mean = content.get("latent_avg")
+    return Inverter(generator, mean if isinstance(mean, Tensor) else None)
+
+
+def _encoder(
+    kind: type[PyramidEncoder], state: Mapping[str, Tensor], generator: Generator, path: Path
+) -> PyramidEncoder:
+    """An encoder of the state_dict's sizes, loaded with it; a stage is told from the next by its width."""
+    blocks = [name for name in state if re.fullmatch(r"body\.\d+\.res_layer\.1\.weight", name)]
+    stages = [(width, len(list(same))) for width, same in groupby(state[name].shape[0] for name in blocks)]
+    halved = sum(bool(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", name)) for name in state)
+    if len(stages) != STAGES:
+        raise StoreError(f"{path}: not the weights of {kind.__name__}: {len(stages)} of {STAGES} widths of its body")
+    widths, depths = zip(*stages, strict=True)
+    encoder = kind(generator.styles, 16 * 2**halved, depths, widths, generator.dimension)
+    load_strictly(encoder, state, path)
+    return encoder.eval()
 
 
 def _generator(state: Mapping[str, Tensor], path: Path, clamp: float | None = None) -> Generator:

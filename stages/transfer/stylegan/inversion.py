@@ -26,7 +26,7 @@ from stages.transfer.checkpoint import check_images, in_batches, to_images, to_n
 from stages.transfer.ffhq import cut, points_of, put_back, resize
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
 from stages.transfer.stylegan.files import Inverter
-from stages.transfer.stylegan.projector import Perceptual, Projection, project, style_statistics
+from stages.transfer.stylegan.projector import Perceptual, Projection, project
 
 OPTIMISED = ("optimisation", "hybrid")
 INVERSIONS = ("psp", "e4e", *OPTIMISED)
@@ -81,15 +81,14 @@ def apply(
     all_points = points_of(points, len(images))
     if seeds is not None and len(seeds) != len(images):
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images: one each was expected")
-    _check_model(model, settings, perceptual)
+    check_model(model, settings, perceptual)
     device = next(model.generator.parameters()).device
-    statistics = style_statistics(model.generator) if settings.inversion in OPTIMISED else None
 
     def some(images: np.ndarray, part: slice) -> np.ndarray:
         those = all_points[part]
         sides = {model.generator.size} | ({model.encoder.size} if model.encoder is not None else set())
         faces = {side: np.stack([cut(*each, side) for each in zip(images, those, strict=True)]) for side in sides}
-        painted = _invert(model, faces, settings, perceptual, None if seeds is None else seeds[part], statistics)
+        painted = _invert(model, faces, settings, perceptual, None if seeds is None else seeds[part])
         if points is not None:
             painted = np.stack([put_back(*each) for each in zip(images, those, painted, strict=True)])
         return painted if settings.size is None else np.stack([resize(image, settings.size) for image in painted])
@@ -113,7 +112,6 @@ def _invert(
     settings: Inversion,
     perceptual: Perceptual | None,
     seeds: Sequence[int] | None,
-    statistics: tuple[Tensor, float] | None,
 ) -> np.ndarray:
     with torch.no_grad():
         styles = noise = None
@@ -124,14 +122,19 @@ def _invert(
             assert perceptual is not None
             targets = to_network(faces[model.generator.size], model.generator)
             styles, noise = project(
-                model.generator, targets, perceptual, settings.projection, seeds, styles, statistics
+                model.generator, targets, perceptual, settings.projection, seeds, styles, model.statistics
             )
         assert styles is not None
         painted = model.generator.synthesis(styles, noise)
         return to_images(F.adaptive_avg_pool2d(painted, min(settings.face, painted.shape[2])), truncate=True)
 
 
-def _check_model(model: Inverter, settings: Inversion, perceptual: Perceptual | None) -> None:
+def check_model(model: Inverter, settings: Inversion, perceptual: Perceptual | None) -> None:
+    """Refuse a model that cannot invert in this way.
+
+    Raises:
+        ValueError: with the inversion, and what it needs.
+    """
     kinds = {"psp": PSPEncoder, "e4e": E4EEncoder}
     kind = settings.inversion
     if kind in kinds and not isinstance(model.encoder, kinds[kind]):

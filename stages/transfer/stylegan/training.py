@@ -89,14 +89,14 @@ def generator_step(
         n: images, half as many for the penalty.
         step: counted from 0.
         length: () the moving average of path lengths, at first 0; updated in place.
-        weight: of the penalty.
+        weight: of the penalty; without one, it is not measured.
         draw: of all that is random.
     """
     painted = generator.synthesis(draw_styles(generator, n, draw=draw), draw_noise(generator, n, draw))
     loss = F.softplus(-discriminator(painted)).mean()
     _descend(optimiser, loss)
     losses = {"generator": float(loss.detach())}
-    if step % PATH_EVERY == 0:
+    if weight and step % PATH_EVERY == 0:
         few = max(1, n // 2)
         lengths = path_lengths(generator, draw_styles(generator, few, draw=draw), draw)
         length.lerp_(lengths.detach().mean(), 0.01)
@@ -141,7 +141,7 @@ def encoder_step(
 
     Args:
         encoder: in training mode.
-        generator: fixed.
+        generator: fixed, unless the optimiser has its weights, too.
         mean: [d], of w.
         optimiser: of the encoder.
         photographs: [n, 3, s, s] in [-1, 1], of the encoder's size or the generator's, whichever is larger.
@@ -156,9 +156,7 @@ def encoder_step(
         "perceptual": 0.8 * perceptual(painted, wanted),
         "delta": delta * (styles[:, 1:] - styles[:, :1]).norm(dim=2).sum(1).mean(),
     }
-    optimiser.zero_grad()
-    torch.stack(list(losses.values())).sum().backward(inputs=[p for p in encoder.parameters() if p.requires_grad])
-    optimiser.step()
+    _descend(optimiser, torch.stack(list(losses.values())).sum())
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 

@@ -43,6 +43,34 @@ def test_latents_go_in_and_out(tmp_path):
         torch.testing.assert_close(prior.decode(latents), prior.autoencoder.decode(latents / 0.18215).sample)
 
 
+def test_latents_are_centred_where_the_autoencoder_says(tmp_path):
+    prior = load_prior(write_prior(tmp_path, "vae"))
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        plain, image = prior.encode(pixels), prior.decode(torch.zeros(1, 4, 8, 8))
+        prior.autoencoder.register_to_config(shift_factor=0.3)
+        torch.testing.assert_close(prior.encode(pixels), plain - 0.3 * 0.18215)
+        torch.testing.assert_close(prior.decode(torch.full((1, 4, 8, 8), -0.3 * 0.18215)), image)
+
+
+def test_the_layout_of_2022(tmp_path):
+    """What google/ddpm-* has: a .bin, and the attention's old names."""
+    attention = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": None}
+    prior = load_prior(write_prior(tmp_path, **attention))
+    path = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    state, old = load_file(path), {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name in list(state):
+        for new, before in old.items():
+            if f".{new}." in name:
+                state[name.replace(new, before)] = state.pop(name)
+    assert sum("query" in name for name in state) == 4
+    path.unlink()
+    torch.save(state, path.with_suffix(".bin"))
+    again = load_prior(tmp_path)
+    for name, value in prior.unet.state_dict().items():
+        assert torch.equal(again.unet.state_dict()[name], value), name
+
+
 def test_without_safetensors(tmp_path):
     unet = UNet2DModel(**UNET)
     write_prior(tmp_path)

@@ -13,7 +13,7 @@ from stages.store import StoreError
 from stages.transfer.stylegan.encoders import E4EEncoder, PSPEncoder
 from stages.transfer.stylegan.files import Inverter, from_sg2ada, load_generator, load_inverter
 from tests.transfer.official import listing
-from tests.transfer.stylegan.tiny import ENCODER, encoder, generator
+from tests.transfer.stylegan.tiny import encoder, generator
 
 BINOMIAL = torch.tensor(np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64, dtype=torch.float32)
 
@@ -276,7 +276,7 @@ def write_inverter(path, kind=E4EEncoder, **change):
 def test_encoder_files(tmp_path, kind):
     path = tmp_path / "encode.pt"
     content = write_inverter(path, kind)
-    model = load_inverter(path, **ENCODER)
+    model = load_inverter(path)
     assert type(model.encoder) is kind
     assert model.from_mean
     assert not model.encoder.training
@@ -289,7 +289,7 @@ def test_encoder_files(tmp_path, kind):
 def test_an_encoder_may_be_without_a_mean(tmp_path):
     opts = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": False}
     write_inverter(tmp_path / "encode.pt", opts=opts, latent_avg=None)
-    model = load_inverter(tmp_path / "encode.pt", **ENCODER)
+    model = load_inverter(tmp_path / "encode.pt")
     assert not model.from_mean
     assert model.mean is None
 
@@ -307,13 +307,40 @@ def test_an_encoder_may_be_without_a_mean(tmp_path):
 def test_another_encoder_file(tmp_path, change, message):
     write_inverter(tmp_path / "encode.pt", **change)
     with pytest.raises(StoreError, match=rf"encode\.pt: .*{message}"):
-        load_inverter(tmp_path / "encode.pt", **ENCODER)
+        load_inverter(tmp_path / "encode.pt")
 
 
-def test_an_encoder_of_another_shape_is_named(tmp_path):
-    write_inverter(tmp_path / "encode.pt")
-    with pytest.raises(StoreError, match=r"encode\.pt: not the weights of E4EEncoder: .*missing \(body"):
-        load_inverter(tmp_path / "encode.pt", **{**ENCODER, "depths": (2, 1, 1, 1)})
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [("encoder.body.0.res_layer.0.weight", r"1 missing \(body\.0\.res_layer\.0"), ("encoder.body.3.", "3 of 4 widths")],
+)
+def test_an_encoder_of_another_shape_is_named(tmp_path, lost, message):
+    content = write_inverter(tmp_path / "encode.pt")
+    state = {name: value for name, value in content["state_dict"].items() if not name.startswith(lost)}
+    write_inverter(tmp_path / "encode.pt", state_dict=state)
+    with pytest.raises(StoreError, match=rf"encode\.pt: not the weights of E4EEncoder: .*{message}"):
+        load_inverter(tmp_path / "encode.pt")
+
+
+def test_sizes_are_those_of_the_tensors(tmp_path):
+    """Stages of several blocks, and another size; of the official file in test_encoders."""
+    network = PSPEncoder(6, 64, (1, 2, 3, 1), (16, 32, 48, 64), 8)
+    state = {f"encoder.{name}": value for name, value in network.state_dict().items()}
+    state |= {f"decoder.{name}": value for name, value in generator().state_dict().items()}
+    write_inverter(tmp_path / "encode.pt", PSPEncoder, state_dict=state)
+    loaded = load_inverter(tmp_path / "encode.pt").encoder
+    assert (loaded.size, loaded.taps) == (64, [2, 5, 6])
+
+
+def test_half_precision_and_a_generators_file(tmp_path):
+    content = write_inverter(tmp_path / "encode.pt")
+    half = {name: value.half() if value.is_floating_point() else value for name, value in content["state_dict"].items()}
+    write_inverter(tmp_path / "encode.pt", state_dict=half, latent_avg=content["latent_avg"].half())
+    model = load_inverter(tmp_path / "encode.pt")
+    dtypes = {weight.dtype for network in (model.encoder, model.generator) for weight in network.parameters()}
+    assert dtypes | {model.mean.dtype} == {torch.float32}
+    torch.save({"g_ema": generator().state_dict()}, tmp_path / "g.pt")
+    assert load_inverter(tmp_path / "g.pt").encoder is None
 
 
 def test_moving_to_a_device():

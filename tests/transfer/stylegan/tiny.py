@@ -8,7 +8,7 @@ from stages.transfer.stylegan.networks import Generator
 from tests.transfer.official import randomised
 
 SIZES = {"size": 16, "style": 8, "mlp": 2, "channel_base": 64, "channel_max": 8}
-ENCODER = {"size": 32, "depths": (1, 1, 1, 1), "widths": (16, 16, 16, 32)}
+ENCODER = {"size": 32, "depths": (1, 1, 1, 1), "widths": (16, 24, 32, 40)}
 
 
 def generator(seed: int = 0) -> Generator:
