@@ -48,9 +48,9 @@ def read_bin(path: Path) -> Pairs:
     images = [_bytes(path, number, image) for number, image in enumerate(_items(path, value[0], "images"))]
     same = np.array([_bool(path, number, label) for number, label in enumerate(_items(path, value[1], "labels"))], bool)
     if len(images) % 2:
-        raise StoreError(f"{path}: {len(images)} images, an odd number, cannot be pairs; fetch it again")
+        raise StoreError(f"{path}: {len(images)} images, an odd number, cannot be pairs")
     if not images or len(images) != 2 * len(same):
-        raise StoreError(f"{path}: {len(images)} images and {len(same)} labels: two images a label; fetch it again")
+        raise StoreError(f"{path}: {len(images)} images and {len(same)} labels: two images a label")
     numbers: dict[bytes, int] = {}
     image = np.array([numbers.setdefault(encoded, len(numbers)) for encoded in images])
     distinct = list(numbers)
@@ -150,11 +150,11 @@ def _items(path: Path, value: Any, what: str) -> list[Any]:
 
 def _bytes(path: Path, number: int, image: Any) -> bytes:
     if not isinstance(image, bytes | bytearray) or not image:
-        raise StoreError(f"{path}: image {number} is not the bytes of an image file; fetch it again")
+        raise StoreError(f"{path}: image {number} is not the bytes of an image file")
     return bytes(image)
 
 
 def _bool(path: Path, number: int, label: Any) -> bool:
     if not isinstance(label, int | float) or label not in (0, 1):
-        raise StoreError(f"{path}: label {number} is {label!r}, where True or False was expected; fetch it again")
+        raise StoreError(f"{path}: label {number} is {label!r}, where True or False was expected")
     return bool(label)

@@ -150,8 +150,9 @@ def test_truncated(tmp_path, share):
     ],
 )
 def test_other_contents(tmp_path, value, message):
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match=message) as error:
         read_bin(write(tmp_path / "a.bin", value))
+    assert "fetch it again" not in str(error.value)  # a whole file, which somebody packed so
 
 
 def test_the_digest_and_names_are_of_the_whole_file(tmp_path):
