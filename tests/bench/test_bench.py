@@ -170,3 +170,25 @@ def test_transfer(monkeypatch, capsys):
     found = numbers(capsys.readouterr().out)
     assert found["unsb-5_gflop"] > 4 * found["unsb-1_gflop"] > 0
     assert found["codeformer_to_codeformer"] == 1
+
+
+def test_methods(monkeypatch, capsys):
+    """Four methods, two seeds each, whose look alone orders the accuracy; a running experiment is left out."""
+    from bench import methods
+
+    def row(method: str, seed: int, accuracy: float, look: float, **more: object) -> dict:
+        names = ("random", "age", "pose", "metrics/evaluate.json:profile", "groups.mean")
+        judged = {"look_to_target": look, "frechet_to_target": 1.0, "identity_consistency": look % 2, "diversity": 0.5}
+        judged |= {f"source_{name}": 2.5 for name in ("look_to_target", "frechet_to_target", "diversity")}
+        none = {"profile": "embedded", "Experiment": f"{method}-{seed}", "State": None, "method": method, "seed": seed}
+        return dict.fromkeys(names, accuracy) | (judged if method != "none" else {}) | none | more
+
+    shown = [row(m, seed, a + seed, a / -10) for m, a in (("a", 80.0), ("b", 70.0), ("c", 60.0)) for seed in (0, 1)]
+    shown += [row("none", 0, 50.0, 0.0), row("a", 2, 0.0, 0.0, State="Running"), {**shown[0], "Experiment": None}]
+    monkeypatch.setattr(methods.dvc.api, "exp_show", lambda: shown)
+    methods.main()
+    found = numbers(capsys.readouterr().out)
+    assert found["rows"]["a"]["accuracy"] == [80.5, 0.5]
+    assert found["rows"]["none"]["identity_consistency"] == [1.0, 0.0]
+    assert found["rank_correlation"]["look_to_target"] == 1.0
+    assert found["rank_correlation"]["frechet_to_target"] < 1.0
