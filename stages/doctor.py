@@ -113,7 +113,7 @@ def _machine(params: Params, machine: Machine) -> Iterator[tuple[str, str, str, 
         yield "GPU", "", "none: all runs on the CPU", True
         return
     name, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
-    needs = max(gpu_bytes(params), params.transfer.gpu_bytes)
+    needs = max(gpu_bytes(params), params.transfer.a_gpu * params.transfer.gpu_bytes)
     yield "GPU", format_size(needs), f"{name}, {format_size(size)}", size >= needs
 
 

@@ -1,8 +1,10 @@
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
@@ -109,3 +111,17 @@ def test_work_is_counted(paper, tmp_path, quick):
 )
 def test_times_are_written_short(seconds, text):
     assert doctor.format_time(seconds) == text
+
+
+def test_a_gpu_has_to_hold_all_processes_of_a_method(monkeypatch):
+    chosen = parse(yaml.safe_load(compose(["profile=paper", "method=vsait"], CONF)))
+    assert chosen.transfer.a_gpu > 1
+    for processes, enough in ((1, True), (1.1, False)):
+        total = int(chosen.transfer.a_gpu * chosen.transfer.gpu_bytes / processes)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda _, total=total: SimpleNamespace(total_memory=total)
+        )
+        monkeypatch.setattr(doctor, "gpu_bytes", lambda _: 0)
+        assert list(doctor._machine(chosen, machine.Machine()))[-1][3] is enough
