@@ -21,7 +21,7 @@ class UnpairedKnobs(PixelKnobs):
     learns: ClassVar[bool] = True
 
     weights: str = knob(LEARNED, "what `fit` learned, an official checkpoint's folder, or the generator's file in it")
-    steps: int = knob(400_000, "of fit", ge=1)
+    steps: int = knob(200_000, "of fit", ge=1)
     batch_size: int = knob(1, "images of each domain in a step of fit", ge=1)
     load: int = knob(286, "px, to which fit scales an image", ge=SMALLEST)
     crop: int = knob(256, "px, to which fit cuts it; a multiple of 4", ge=SMALLEST, multiple_of=4)
@@ -41,3 +41,13 @@ class UnpairedKnobs(PixelKnobs):
             self.crop <= self.load,
             f"transfer.crop is {self.crop}, but transfer.load = {self.load} px is all that there is to cut from",
         )
+
+
+@knobs("transfer")
+class CUTKnobs(UnpairedKnobs):
+    """What translators in CUT's line share; the defaults are the official ones (`options/*_options.py`)."""
+
+    steps: int = knob(400_000, "of fit; 400 epochs of 1000 images: the rate is constant, then falls linearly", ge=1)
+    lr: float = knob(2e-4, "of Adam, betas 0.5 and 0.999", gt=0)
+    width: int = knob(64, "channels of the first convolutions, `ngf` and `ndf`", ge=4, multiple_of=2)
+    patches: int = knob(256, "of each layer of features, at most", ge=2)

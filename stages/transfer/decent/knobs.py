@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from stages.knobs import knob, knobs
-from stages.transfer.unpaired_knobs import UnpairedKnobs
+from stages.transfer.unpaired_knobs import CUTKnobs
 
 
 @knobs("transfer")
-class Knobs(UnpairedKnobs):
+class Knobs(CUTKnobs):
     """DECENT."""
 
-    steps: int = knob(400_000, "of fit; 400 epochs of 1000 images: the rate is constant, then falls linearly", ge=1)
-    lr: float = knob(2e-4, "of Adam, betas 0.5 and 0.999", gt=0)
-    width: int = knob(64, "channels of the first convolutions, `ngf` and `ndf`", ge=4, multiple_of=2)
-    patches: int = knob(256, "of each layer of features, at most", ge=2)
     gan: float = knob(1.0, "weight of the adversarial loss", ge=0)
     identity: float = knob(10.0, "weight of the distance between target images and their translations", ge=0)
     variance: float = knob(0.01, "weight of the variance of the change in density", ge=0)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.knobs import check, knob, knobs
-from stages.transfer.unpaired_knobs import UnpairedKnobs
+from stages.transfer.unpaired_knobs import CUTKnobs
 
 if TYPE_CHECKING:
     from stages.params import Params
 
 
 @knobs("transfer")
-class Knobs(UnpairedKnobs):
+class Knobs(CUTKnobs):
     """UNSB."""
 
-    steps: int = knob(400_000, "of fit; 400 epochs of 1000 images: the rate is constant, then falls linearly", ge=1)
-    lr: float = knob(2e-4, "of Adam, betas 0.5 and 0.999", gt=0)
-    width: int = knob(64, "channels of the first convolutions, `ngf` and `ndf`", ge=4, multiple_of=2)
-    patches: int = knob(256, "of each layer of features, at most", ge=2)
     nfe: int = knob(5, "evaluations of the generator for an image; the paper's UNSB-NE-1 and -5", ge=1)
     corrected: bool = knob(False, "a residual block that sees the step; official weights need the faulty one")
     timesteps: int = knob(5, "of the bridge", ge=1)
