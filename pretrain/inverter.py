@@ -57,6 +57,7 @@ class Training:
     widths: tuple[int, ...] = (16, 32, 64, 96)
     steps: int = 2400
     game_size: int = 8  # images of each kind in a step of the game; a multiple of 4
+    game_every: int = 1  # steps
     batch_size: int = 16  # images that are painted again
     lr: float = 0.002  # of the game
     encoder_lr: float = 1e-3  # of the encoder, and of the generator when it paints again
@@ -131,15 +132,20 @@ def create(training: Training) -> tuple[Generator, Discriminator, E4EEncoder]:
     return generator, Discriminator(training.size, *channels), encoder
 
 
-def learn(pixels: Tensor, training: Training, key: str) -> tuple[Inverter, dict[str, float]]:
+def learn(pixels: Tensor, training: Training, key: str, start: Path | None = None) -> tuple[Inverter, dict[str, float]]:
     """Train generator, discriminator and encoder; averages of the first and the last, and the last steps' mean losses.
 
     Args:
         pixels: [n, 3, s, s] uint8.
         training: sizes and schedules.
         key: fingerprint of all that it depends on.
+        start: an `inverter.pt` to begin with, whose discriminator is begun anew.
     """
     generator, discriminator, encoder = create(training)
+    if start:
+        begun = load_inverter(start)
+        generator.load_state_dict(begun.generator.state_dict())
+        encoder.load_state_dict(begun.encoder.state_dict())
     kept = nn.ModuleDict({"generator": generator, "encoder": encoder})
     painter, judge, features = fast(generator), fast(discriminator), RandomFeatures()
 
@@ -170,10 +176,11 @@ def learn(pixels: Tensor, training: Training, key: str) -> tuple[Inverter, dict[
                 for group in adam.param_groups:
                     group["lr"] = lr * factor
             painting.load()
-            n = training.game_size
-            photographs, r1 = draw_photographs(pixels, n, draw).bfloat16(), training.r1 * training.size**2 / n
-            losses = discriminator_step(painter, judge, judging, photographs, step, r1, draw)
-            losses |= generator_step(painter, judge, painting, n, step, length, weight=0, draw=draw)
+            if step % training.game_every == 0:
+                n, game = training.game_size, step // training.game_every
+                photographs, r1 = draw_photographs(pixels, n, draw).bfloat16(), training.r1 * training.size**2 / n
+                losses = discriminator_step(painter, judge, judging, photographs, game, r1, draw)
+                losses |= generator_step(painter, judge, painting, n, game, length, weight=0, draw=draw)
             photographs = draw_photographs(pixels, training.batch_size, draw)
             with torch.autocast("cpu", torch.bfloat16):
                 losses |= encoder_step(encoder, generator, nothing, again, photographs, perceptual, training.delta)
@@ -203,20 +210,22 @@ def save(inverter: Inverter, path: Path) -> None:
     torch.save(content, path)
 
 
-def train(faces: Faces, training: Training, out: Path) -> Inverter:
+def train(faces: Faces, training: Training, out: Path, start: Path | None = None) -> Inverter:
     """Train the generator and its encoder, and save them to `out/inverter.pt`.
 
     Args:
         faces: a set of images; whom they show is not used.
         training: sizes and schedules.
         out: the folder of results.
+        start: an `inverter.pt` to begin with.
 
     Returns:
         Both, as they were saved.
     """
     began = time.perf_counter()
-    key = fingerprint(Path(__file__), training, faces.digest(), code=CODE)
-    inverter, losses = learn(read_pixels(faces, training.size), training, key)
+    begun = [start] if start else []
+    key = fingerprint(Path(__file__), training, faces.digest(), *begun, code=CODE)
+    inverter, losses = learn(read_pixels(faces, training.size), training, key, start)
     out.mkdir(parents=True, exist_ok=True)
     save(inverter, out / "inverter.pt")
     report = {
@@ -256,12 +265,15 @@ def main(
     images: Annotated[Path, typer.Option(help="A set of aligned faces.")],
     out: Annotated[Path, typer.Option(help="Folder of results.")],
     seed: int = Training.seed,
+    start: Annotated[Path | None, typer.Option(help="An inverter.pt to go on from.")] = None,
+    steps: int = Training.steps,
+    game_every: Annotated[int, typer.Option(help="Steps in which it paints again, to one of the game.")] = 1,
     threads: int = 2,
 ) -> None:
     """Train the embedded world's StyleGAN2 and its encoder; `Training` states the sizes."""
     torch.set_num_threads(threads)
     faces = read_faces(images)
-    inverter = train(faces, Training(seed=seed), out)
+    inverter = train(faces, Training(seed=seed, steps=steps, game_every=game_every), out, start)
     save_png(out / "samples.png", samples(inverter, faces))
 
 

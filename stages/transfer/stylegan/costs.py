@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from stages.transfer.stylegan.encoders import E4EEncoder
 from stages.transfer.stylegan.files import Inverter, load_inverter
@@ -22,14 +23,17 @@ def operations(weights: Path, lpips: bool) -> tuple[float, float, float]:
         lpips: compared by LPIPS, else by random filters.
     """
     with torch.device("meta"):
-        model = (
-            load_inverter(weights).to("meta") if weights.is_file() else Inverter(Generator(1024), None, E4EEncoder())
-        )
+        model = Inverter(Generator(1024), None, E4EEncoder().eval())
         perceptual = LPIPS() if lpips else RandomFeatures()
-        generator, encoder = model.generator, model.encoder
-        seen = min(generator.size, LARGEST)
-        return (
-            flops(encoder.eval(), torch.empty(1, 3, encoder.size, encoder.size)) if encoder is not None else 0.0,
-            flops(generator, torch.empty(1, generator.dimension)),
-            flops(perceptual, torch.empty(1, 3, seen, seen)),
-        )
+    if weights.is_file():
+        model = load_inverter(weights).to("meta")
+    generator, encoder = model.generator.requires_grad_(False), model.encoder
+
+    def image(side: int) -> Tensor:
+        return torch.empty(1, 3, side, side, device="meta")
+
+    return (
+        flops(encoder, image(encoder.size)) if encoder is not None else 0.0,
+        flops(generator, torch.empty(1, generator.dimension, device="meta")),
+        flops(perceptual, image(min(generator.size, LARGEST))),
+    )

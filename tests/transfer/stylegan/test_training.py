@@ -79,6 +79,12 @@ def test_a_step_moves_only_its_own_network():
     assert all(parameter.grad is None for parameter in judge.parameters())
 
 
+def test_without_its_weight_the_path_is_not_measured():
+    network, length = generator(), torch.zeros(())
+    assert "path" not in generator_step(network, critic(), adam(network, 4), 2, 0, length, weight=0)
+    assert float(length) == 0
+
+
 @pytest.mark.parametrize(("step", "there"), [(0, True), (1, False), (4, True), (16, True)])
 def test_regularisation_is_lazy(step, there):
     network, judge, length = generator(), critic(), torch.zeros(())
@@ -158,3 +164,16 @@ def test_the_encoder_learns_to_paint_again():
     assert losses[-1]["distance"] < 0.6 * losses[0]["distance"]
     assert same(before, network)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_generator_that_the_optimiser_has_learns_with_its_encoder():
+    network, reader = generator(), encoder(E4EEncoder).train()
+    before = copy.deepcopy(network.state_dict()), copy.deepcopy(reader.state_dict())
+    optimiser = torch.optim.Adam([*network.parameters(), *reader.parameters()], 1e-3)
+    photographs = torch.rand(2, 3, 32, 32, generator=draw()) * 2 - 1
+    encoder_step(reader, network, torch.zeros(8), optimiser, photographs, lambda a, b: (a - b).abs().mean())
+    assert not same(before[0], network)
+    assert not same(before[1], reader)
+    assert all(
+        torch.equal(value, before[0][name]) for name, value in network.state_dict().items() if name.startswith("style.")
+    )
