@@ -31,7 +31,7 @@ from stages.images import Faces, read_faces
 from stages.pictures import save_png, sheet
 from stages.store import fingerprint
 from stages.training import Average, Loop, cosine, made_once, warmup
-from stages.transfer.checkpoint import read_checkpoint
+from stages.training.tensors import read_tensors
 from stages.transfer.codeformer import CodeFormer, Restoration, apply
 from stages.transfer.codeformer.networks import VQGAN, Discriminator, save_codeformer
 from stages.transfer.codeformer.training import code_step, fusion_step, vqgan_step
@@ -248,7 +248,7 @@ def fit(
         return loop.means()
 
     entry = made_once(STAGE, key, f"{name}.pth", learn)
-    network.load_state_dict(read_checkpoint(entry.path)["params_ema"])
+    network.load_state_dict(read_tensors(entry.path)["params_ema"])
     network.eval()
     return entry.numbers
 
