@@ -79,7 +79,11 @@ def test_knobs_exist(knobs):
 
 @pytest.mark.parametrize("line", [line for _, line in CODE if "-S " in line and "=" in line])
 def test_knobs_can_have_their_values(line):
-    compose([one for one in overrides(shlex.split(line)) if not BLANK.search(one)], CONF)
+    chosen = [one for one in overrides(shlex.split(line)) if not BLANK.search(one)]
+    swept = [[one] if "[" in one else one.split(",") for one in chosen]
+    values = [[first, *(f"{first.partition('=')[0]}={value}" for value in more)] for first, *more in swept]
+    for turn in range(max(map(len, values), default=0)):  # of a sweep, each value
+        compose([some[min(turn, len(some) - 1)] for some in values], CONF)
 
 
 def test_files_exist():
