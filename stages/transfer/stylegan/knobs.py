@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stages.params import Params
     from stages.run.machine import Machine
 
-STEP = 0.006  # s: a step of optimisation on a CPU, however small the networks are; measured
+STEP = 0.022  # s: a step of optimisation on a CPU, however small the networks are; measured on a busy core
 
 
 @knobs("transfer")
