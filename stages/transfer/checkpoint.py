@@ -16,6 +16,20 @@ from torch import Tensor, nn
 from stages.store import StoreError
 
 
+def file_of(path: Path, suffix: str) -> Path:
+    """The file that a knob means: itself, or the only one of that suffix in the folder that it names.
+
+    Raises:
+        StoreError: the folder has none, or several.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(file.name for file in path.glob(f"*{suffix}"))
+    if len(found) != 1:
+        raise StoreError(f"{path}: one file *{suffix} was expected, but there is {', '.join(found) or 'none'}")
+    return path / found[0]
+
+
 def entry(path: Path, content: Any, *keys: str) -> dict[str, Tensor]:
     """The state_dict under the first of the keys that the file has.
 

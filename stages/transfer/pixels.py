@@ -59,7 +59,9 @@ class PixelMethod:
 
     @cached_property
     def network(self) -> Translate:
-        """What `load` gives, loaded with the first image."""
+        """What `load` gives, loaded with the first image, on as many threads of a CPU as the knobs say."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.knobs.threads)
         return self.load()
 
     @cached_property

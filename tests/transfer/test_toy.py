@@ -161,3 +161,14 @@ def test_arc2face_does_not_notice_it(request, tmp_path):
     before = Method(params, tmp_path).origin(101)
     request.getfixturevalue("toy")
     assert Method(params, tmp_path).origin(101) == before
+
+
+def test_threads_of_a_cpu_are_the_knobs(root, toy, monkeypatch):
+    """What one method says of threads, all image-to-image methods do, before they load their network."""
+    (root / "data/fit").mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(stages.transfer.pixels.torch, "set_num_threads", seen.append)
+    method = stages.transfer.create(toy(), root, "cpu")
+    assert seen == []
+    method.portraits(3)
+    assert seen == [method.knobs.threads] == [1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from stages.align.mtcnn import MTCNN
 from stages.align.warp import similarity, warp
@@ -38,8 +37,6 @@ class Method(PixelMethod):
             ParamsError: more steps than the prior was trained with.
         """
         knobs = self.knobs
-        if self.device.type == "cpu":
-            torch.set_num_threads(knobs.threads)
         try:
             prior = load_prior(self.weights).to(self.device)
         except StoreError as error:

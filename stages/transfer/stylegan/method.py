@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from stages.align.mtcnn import MTCNN
 from stages.store import StoreError, fingerprint
+from stages.transfer.checkpoint import file_of
 from stages.transfer.pixels import PixelMethod, Translate
 from stages.transfer.points import points_in
 from stages.transfer.stylegan.files import OFFICIAL, load_inverter
 from stages.transfer.stylegan.inversion import Inversion, apply, check_model
 from stages.transfer.stylegan.perceptual import RandomFeatures, load_lpips
 from stages.transfer.stylegan.projector import Projection
-from stages.transfer.vsait.features import file_of
 
 
 class Method(PixelMethod):
@@ -59,8 +58,6 @@ class Method(PixelMethod):
             knobs.noise_weight,
         )
         settings = Inversion(knobs.inversion, projection, knobs.face, knobs.size or None, knobs.batch_size)
-        if self.device.type == "cpu":
-            torch.set_num_threads(knobs.threads)
         path = file_of(self.weights, ".pt")
         model = load_inverter(path).to(self.device)
         perceptual = load_lpips(self.root / knobs.perceptual) if knobs.perceptual else RandomFeatures()

@@ -106,17 +106,3 @@ def load_vgg19(path: Path) -> VGG19Features:
     network = VGG19Features()
     load_strictly(network, {name: value for name, value in state.items() if not UNUSED.match(name)}, path)
     return network.eval()
-
-
-def file_of(path: Path, suffix: str) -> Path:
-    """The file that a knob means: itself, or the only one of that suffix in the folder that it names.
-
-    Raises:
-        StoreError: the folder has none, or several.
-    """
-    if not path.is_dir():
-        return path
-    found = sorted(file.name for file in path.glob(f"*{suffix}"))
-    if len(found) != 1:
-        raise StoreError(f"{path}: one file *{suffix} was expected, but there is {', '.join(found) or 'none'}")
-    return path / found[0]

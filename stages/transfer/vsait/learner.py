@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from stages.transfer.vsait.features import CHANNELS, RandomFilters, VGG19Features, file_of, load_vgg19
+from stages.transfer.checkpoint import file_of
+from stages.transfer.vsait.features import CHANNELS, RandomFilters, VGG19Features, load_vgg19
 from stages.transfer.vsait.knobs import Knobs
 from stages.transfer.vsait.networks import VSAIT
 from stages.transfer.vsait.training import VSAITTraining, halving

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from stages.transfer.checkpoint import file_of
 from stages.transfer.pixels import PixelMethod, Translate
 from stages.transfer.unpaired import scaled
-from stages.transfer.vsait.features import file_of
 from stages.transfer.vsait.networks import apply, load_official
 
 
