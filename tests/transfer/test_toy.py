@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import stages.transfer
 from stages import fit, gap, judge, synthesize
@@ -167,7 +168,7 @@ def test_threads_of_a_cpu_are_the_knobs(root, toy, monkeypatch):
     """What one method says of threads, all image-to-image methods do, before they load their network."""
     (root / "data/fit").mkdir(parents=True)
     seen = []
-    monkeypatch.setattr(stages.transfer.pixels.torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
     method = stages.transfer.create(toy(), root, "cpu")
     assert seen == []
     method.portraits(3)
