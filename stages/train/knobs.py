@@ -20,10 +20,14 @@ Backbone = Literal[
     "iresnet34",
     "iresnet50",
     "iresnet100",
+    "iresnet152",
     "iresnet200",
+    "mbf",
+    "mbf_large",
+    "LResNet50E_IR",
     "iresnet_tiny",
 ]
-Head = Literal["adaface", "arcface", "arcface-exact", "cosface"]
+Head = Literal["adaface", "arcface", "arcface-exact", "cosface", "ArcMarginProduct"]
 FLOAT32 = 3e38  # about the largest of its numbers
 Epoch = Annotated[int, Field(ge=1)]
 
@@ -35,13 +39,16 @@ class Train:
     data: str = knob("data/align", "any set of labelled faces: shards, .rec, .lmdb, zip, folder", min_length=1)
     channels: Literal["rgb", "bgr"] = knob("rgb", "the order in which the set's files hold them")
     backbone: Backbone = knob("iresnet_tiny", "the network; AdaFace's, `ir_*`, see BGR, as do their augmentations")
-    head: Head = knob("adaface", "the margin's kind; arcface has insightface's gradient, arcface-exact the formula's")
+    head: Head = knob(
+        "adaface", "arcface has insightface's gradient, arcface-exact the formula's; ArcMarginProduct is SynFace's"
+    )
     margin: float = knob(0.4, "AdaFace's and CosFace's; ArcFace's is 0.5 (radians)", ge=0, lt=math.pi)
     scale: float = knob(64.0, "of the cosines", gt=0)
     h: float = knob(0.333, "AdaFace's concentration", ge=0)
     t_alpha: float = knob(
         0.01, "AdaFace's weight of the newest batch in its norm statistics; the paper's value", gt=0, le=1
     )
+    easy_margin: bool = knob(False, "ArcMarginProduct's: no margin where the cosine is below 0")
     interclass_filtering_threshold: float = knob(
         0.0, "ArcFace's and CosFace's: cosine above which another class is left out of the loss; 0 is off", ge=0, lt=1
     )
@@ -71,6 +78,6 @@ class Train:
             f"train.warmup_epochs is {self.warmup_epochs}: less than train.epochs = {self.epochs}",
         )
         check(
-            not self.interclass_filtering_threshold or self.head != "adaface",
-            "train.interclass_filtering_threshold is of arcface and cosface: train.head is adaface, so 0",
+            not self.interclass_filtering_threshold or self.head not in ("adaface", "ArcMarginProduct"),
+            f"train.interclass_filtering_threshold is of arcface and cosface: train.head is {self.head}, so 0",
         )
