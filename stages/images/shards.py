@@ -1,4 +1,4 @@
-"""This project's shards: columns `identity` and `sample` beside the images."""
+"""This project's shards: columns `identity` and `sample`, and of mixed identities those of `Mixtures`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.images.faces import Faces
+from stages.images.mixtures import Mixtures
 from stages.store import Shard, StoreError, opened, write_shard
 
 
@@ -48,7 +49,7 @@ class Shards(Faces):
         self.paths = sorted(folder.glob("*.h5")) if paths is None else list(paths)
         if not self.paths:
             raise StoreError(f"{folder}: no shards; run the stage that makes them first")
-        identity, sample, shard, row, digests = [], [], [], [], []
+        identity, sample, shard, row, digests, mixtures = [], [], [], [], [], []
         for number, path in enumerate(self.paths):
             with Shard(path) as content:
                 assert content.offsets is not None
@@ -56,10 +57,15 @@ class Shards(Faces):
                 sample.append(content["sample"])
                 shard.append(np.full(len(content), number))
                 row.append(np.arange(len(content)))
+                if "partner" in content.names:
+                    mixtures.append((content["partner"], content["ratio"]))
                 digests.append(np.stack([np.diff(content.offsets), content.checksums.astype(np.int64)], axis=1))
         self._shard, self._row = np.concatenate(shard), np.concatenate(row)
         self._content = np.concatenate(digests)
-        super().__init__(folder, np.concatenate(identity), np.concatenate(sample))
+        if mixtures and len(mixtures) < len(self.paths):
+            raise StoreError(f"{folder}: some of the shards are of mixed identities, and others are not")
+        mixed = Mixtures(*map(np.concatenate, zip(*mixtures, strict=True))) if mixtures else None
+        super().__init__(folder, np.concatenate(identity), np.concatenate(sample), mixtures=mixed)
 
     def _encoded(self, place: int) -> bytes:
         return opened(self.paths[self._shard[place]]).encoded(int(self._row[place]))

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from stages.images import Faces, looks_swapped, read_faces
 from stages.knobs import check
 from stages.store import StoreError
-from stages.train.augment import augment
+from stages.train.augment import augment, zoom_and_erase
 from stages.train.networks import SIZE
 
 ORDER, AUGMENT = 1, 2  # apart from each other in a generator's seed
@@ -38,9 +38,11 @@ class FaceDataset(Dataset):
         flip: probability of a horizontal flip.
         stored: the order of the channels in the set's files.
         channels: the order in which augmentations and network see them.
+        columns: of an image, the middle ones, that they see.
+        erase: probability of random erasing, and of the zoom before it, as SynFace has them.
 
     Raises:
-        StoreError: no set, or a broken one.
+        StoreError: no set, a broken one, or one of whose mixed identities some are not there.
         ParamsError: a single identity.
     """
 
@@ -52,11 +54,14 @@ class FaceDataset(Dataset):
         flip: float = 0.0,
         stored: Channels = "rgb",
         channels: Channels = "rgb",
+        columns: int = SIZE,
+        erase: float = 0.0,
     ) -> None:
         self.faces = faces = read_faces(faces) if isinstance(faces, Path) else faces
         self.seed, self.probability, self.flip = seed, probability, flip
         self.stored, self.swap = stored, stored != channels
-        self.identities, self.label = np.unique(faces.identity, return_inverse=True)
+        self.margin, self.erase = (SIZE - columns) // 2, erase
+        self.identities, self.label, self.weight = soft_labels(faces)
         check(
             len(self.identities) > 1,
             f"train.data: {faces.path} holds {len(self)} images of one identity, which teach nothing: name the folder "
@@ -67,12 +72,16 @@ class FaceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.label)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int]:
-        """Image [112, 112, 3] uint8 of (epoch, index), augmented, and its label."""
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int] | tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image [112, columns, 3] uint8 of (epoch, index), augmented, and its label, or two with their weights."""
         epoch, index = key
         image = self._read(index) if self.images is None else self.images[index].numpy()
         rng = np.random.default_rng([self.seed, AUGMENT, epoch, self.faces.identity[index], self.faces.sample[index]])
-        return augment(image, rng, self.probability, self.flip).copy(), int(self.label[index])
+        image = augment(image[:, self.margin : SIZE - self.margin], rng, self.probability, self.flip)
+        image = (zoom_and_erase(image, rng, self.erase) if self.erase else image).copy()
+        if self.weight is None:
+            return image, int(self.label[index])
+        return image, self.label[index], self.weight[index]
 
     def hold(self, memory: int = MEMORY) -> None:
         """Decode all images once, if they take no more than so many bytes.
@@ -102,6 +111,27 @@ class FaceDataset(Dataset):
         if height != SIZE:
             image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(image[..., ::-1]) if self.swap else image
+
+
+def soft_labels(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The labels of a set: ranks of its identities.
+
+    Returns:
+        Identities [m] int64, rising, and labels [n] int64 and none; of a set of mixed identities, labels [n, 2] and
+        weights [n, 2] float32, the image's own identity first.
+
+    Raises:
+        StoreError: an image shows an identity that is not there.
+    """
+    mixed = faces.mixtures
+    if mixed is None:
+        return *np.unique(faces.identity, return_inverse=True), None
+    if (mixed.partner < 0).any():
+        where = faces.where(int(np.argmax(mixed.partner < 0)))
+        raise StoreError(f"{where}: shows an identity too that is not in the set; name the set as a whole")
+    identities, labels = np.unique(np.stack([faces.identity, mixed.partner], axis=1), return_inverse=True)
+    weights = np.stack([mixed.ratio, 1 - mixed.ratio], axis=1).astype(np.float32)
+    return identities, labels.reshape(-1, 2), weights
 
 
 def epoch_steps(images: int, batch_size: int, keep: bool = False) -> int:

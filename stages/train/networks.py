@@ -9,8 +9,8 @@
 
 AdaFace's and insightface's IResNets are not weight-compatible: where a block keeps its width, AdaFace's shortcut is a
 pooling and insightface's a convolution, and the last batch norm is plain in one and affine in the other.
-`iresnet_tiny` is this project's own, small enough for two CPU cores; `iresnet152` has the blocks that insightface's
-older `fresnet.py` gives that depth, and no released weights.
+`iresnet_tiny` is this project's own, small enough for two CPU cores; `iresnet152` has the usual blocks of that depth,
+and no released weights.
 
 Every network maps [n, 3, 112, 112] in [-1, 1] to the raw embedding [n, d]. AdaFace's official network returns the unit
 embedding and its norm; here the heads divide, and whoever compares embeddings normalises them.
@@ -90,6 +90,7 @@ class IR(nn.Module):
     """
 
     channels: Literal["rgb", "bgr"] = "bgr"  # what official weights see
+    columns = SIZE  # px, the middle ones of an aligned image
 
     def __init__(self, depths: Sequence[int], bottleneck: bool = False, squeeze: bool = False) -> None:
         super().__init__()
@@ -151,6 +152,7 @@ class IResNet(nn.Module):
     """
 
     channels: Literal["rgb", "bgr"] = "rgb"
+    columns = SIZE
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class LResNet(nn.Module):
     """
 
     channels: Literal["rgb", "bgr"] = "rgb"
-    columns = 96  # px, of the SIZE
+    columns = 96
 
     def __init__(self, depths: Sequence[int]) -> None:
         super().__init__()
@@ -267,7 +269,7 @@ class ConvBlock(nn.Module):
 
 
 class DepthWise(nn.Module):
-    """MobileFaceNet's inverted bottleneck: widen to `groups` channels, convolve each, narrow; `residual` adds the input."""
+    """MobileFaceNet's inverted bottleneck: widen to `groups`, convolve each, narrow; `residual` adds the input."""
 
     def __init__(self, channels: int, width: int, groups: int, stride: int = 2, residual: bool = False) -> None:
         super().__init__()
@@ -323,6 +325,7 @@ class MobileFaceNet(nn.Module):
     """
 
     channels: Literal["rgb", "bgr"] = "rgb"
+    columns = SIZE
 
     def __init__(self, depths: Sequence[int] = (1, 4, 6, 2), scale: int = 2) -> None:
         super().__init__()

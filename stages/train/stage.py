@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stages.knobs import ParamsError, check, pick_device
@@ -24,6 +23,7 @@ from stages.train.backbones import Card, save_backbone
 from stages.train.data import Channels, FaceDataset, batches, epoch_steps
 from stages.train.heads import create_head
 from stages.train.knobs import Train
+from stages.train.mixup import margin_loss
 from stages.train.networks import create_backbone, create_on_meta, normalise
 from stages.train.schedule import learning_rate, parameter_groups
 from stages.training import Loop, Part, made_once, write_curve
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CODE = (
-    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "schedule")),
+    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "mixup", "schedule")),
     "training/schedules",
     "store/codec",
 )
@@ -47,8 +47,11 @@ def run(params: Params, root: Path = Path(".")) -> None:
         ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
     """
     train, device = params.train, prepare_device(params.train)
-    channels: Channels = create_on_meta(train.backbone).channels
-    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
+    network = create_on_meta(train.backbone)
+    seen: tuple[Channels, int] = network.channels, network.columns
+    data = FaceDataset(
+        root / train.data, params.seed, train.augment, train.flip, train.channels, *seen, erase=train.erase
+    )
     check_batches(train, len(data))
     key = run_fingerprint(params, data, device)
     entry = made_once("train", key, "trained", lambda folder: learn(params, data, device, key, folder))
@@ -73,7 +76,9 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
     head = create_head(train, backbone.embedding, len(data.identities))
     model = nn.ModuleDict({"backbone": backbone, "head": head}).to(device)
     model.to(memory_format=torch.channels_last)  # as the images arrive
-    optimizer = torch.optim.SGD(parameter_groups(model, train.weight_decay), lr=train.lr, momentum=train.momentum)
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, train.weight_decay, train.decay_norms), lr=train.lr, momentum=train.momentum
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
@@ -81,15 +86,13 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
     loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
     keys = batches(len(data), train.batch_size, loop.start, steps, params.seed, keep)
     loader = DataLoader(data, batch_sampler=keys, num_workers=train.workers)
-    for step, (images, labels) in zip(loop, loader, strict=True):
+    for step, (images, *labels) in zip(loop, loader, strict=True):
         torch.manual_seed(params.seed * 2**32 + step)  # of the dropout in AdaFace's networks
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, step / per_epoch)
-        labels = labels.to(device)
         with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
             embeddings = backbone(normalise(images.to(device)))
-        logits, cosines = head(embeddings.float(), labels)
-        loss = F.cross_entropy(logits, labels)
+        loss, accuracy = margin_loss(head, embeddings.float(), *(some.to(device) for some in labels))
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         if train.clip:
@@ -97,7 +100,7 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
             nn.utils.clip_grad_norm_(backbone.parameters(), train.clip)
         scaler.step(optimizer)
         scaler.update()
-        loop.record(loss=loss, accuracy=(cosines.argmax(1) == labels).float().mean())
+        loop.record(loss=loss, accuracy=accuracy)
 
     counts = {"identities": len(data.identities), "images": len(data)}
     card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
@@ -151,6 +154,8 @@ def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> 
         idle["threads"] = 1
     if params.train.head != "adaface":
         idle |= {"h": 0.0, "t_alpha": 1.0}
+    if params.train.head != "ArcMarginProduct":
+        idle |= {"easy_margin": False}
     if params.train.schedule != "multistep":
         idle["milestones"] = ()
     knobs = replace(params.train, **idle)  # type: ignore[arg-type]
