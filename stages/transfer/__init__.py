@@ -20,6 +20,7 @@ METHODS = (
     "none",
     "arc2face",
     "decent",
+    "synface",
     "unsb",
     "vsait",
 )

@@ -73,4 +73,4 @@ def test_knobs_that_do_not_fit_each_other():
 
 def test_the_knobs_name_every_network_and_every_head():
     assert set(get_args(Backbone)) == set(BACKBONES)
-    assert set(get_args(Head)) == {"adaface", *MARGINS}
+    assert set(get_args(Head)) == {"adaface", "ArcMarginProduct", *MARGINS}
