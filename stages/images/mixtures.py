@@ -25,11 +25,6 @@ class Mixtures(NamedTuple):
     ratio: np.ndarray  # [n] float64, the own identity's share, 0 to 1
 
 
-def mixed_name(number: int, identity: int, ratio: float, partner: int) -> str:
-    """SynFace's name of an image; numbers of images and identities from 1."""
-    return f"{number:03}_{identity:05}x{ratio:.3f}_({partner:05})x{1 - ratio:.3f}.jpg"
-
-
 def mixtures_of(names: Sequence[str], rank: dict[str, int], where: Path) -> Mixtures | None:
     """What the images' names say; none where the first one says nothing.
 

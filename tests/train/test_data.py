@@ -118,6 +118,46 @@ def test_swapped_colours_are_hinted_at(tmp_path, write_aligned, capsys):
     assert "train.channels to bgr" in said
 
 
+def test_mixed_identities_have_two_labels_with_weights(tmp_path):
+    """By rank of all who are shown, also of one who has no image of his own."""
+    columns = {"identity": [30, 30, 7], "sample": [0, 1, 0], "partner": [7, 12, 30], "ratio": [0.25, 1.0, 0.6]}
+    write_shard(
+        tmp_path / "0.h5",
+        {name: np.array(values) for name, values in columns.items()},
+        [encode(image) for _, _, image in made_up_people([1], range(3))],
+    )
+    data = FaceDataset(tmp_path)
+    assert data.identities.tolist() == [7, 12, 30]
+    (images, labels, weights), *_ = DataLoader(data, batch_sampler=[[(0, 0), (0, 1), (0, 2)]])
+    assert images.shape == (3, 112, 112, 3)
+    assert labels.tolist() == [[0, 2], [2, 0], [2, 1]]
+    torch.testing.assert_close(weights, torch.tensor([[0.6, 0.4], [0.25, 0.75], [1.0, 0.0]]))
+
+
+def test_a_mixed_identity_that_is_not_there(tmp_path):
+    names = ["00001/001_00001x0.500_(00002)x0.500.png", "00002/001_00002x0.500_(00009)x0.500.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encode(np.zeros((112, 112, 3), np.uint8)))
+    with pytest.raises(StoreError, match=r"00002/001_.* shows an identity too that is not in the set"):
+        FaceDataset(tmp_path)
+
+
+def test_the_middle_columns_are_cut_before_they_are_augmented(folder):
+    knobs = {"seed": 3, "probability": 1.0, "flip": 0.5}
+    narrow, plain = FaceDataset(folder, **knobs, columns=96), FaceDataset(folder)
+    rng = np.random.default_rng([3, AUGMENT, 0, plain.faces.identity[0], plain.faces.sample[0]])
+    image = narrow[0, 0][0]
+    assert image.shape == (112, 96, 3)
+    assert np.array_equal(image, augment(plain[0, 0][0][:, 8:104], rng, 1.0, 0.5))
+
+
+def test_zoom_and_erasing_follow_the_other_augmentations(folder):
+    plain, erased = (FaceDataset(folder, 3, 0.5, 0.5, erase=erase) for erase in (0.0, 0.5))
+    differ = [not np.array_equal(plain[0, index][0], erased[0, index][0]) for index in range(12)]
+    assert 4 <= sum(differ) < 12
+
+
 def test_one_identity_teaches_nothing(tmp_path, write_aligned):
     write_aligned(tmp_path, made_up_people([4], range(8)))
     with pytest.raises(ParamsError, match=r"train\.data: .* holds 8 images of one identity.*the folder above"):

@@ -13,7 +13,7 @@ from torch import nn
 
 from stages.knobs import ParamsError
 from stages.params import Params
-from stages.store import StoreError, entries
+from stages.store import StoreError, encode, entries, write_shard
 from stages.train import stage
 from stages.train.backbones import BACKBONES, load_backbone
 from stages.train.data import FaceDataset
@@ -317,6 +317,61 @@ def test_adafaces_networks_are_trained_on_bgr(place):
     assert not same(weights(roots[0]), weights(roots[2]))
     cards = [load_backbone(root / OUTPUTS[0])[1].channels for root in roots]
     assert cards == ["rgb", "bgr", "bgr"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Images halfway between two people's patterns, and how far."""
+    folder, rng = tmp_path_factory.mktemp("mixed"), np.random.default_rng(0)
+    pictures = {(who, sample): image for who, sample, image in made_up_people(range(8), range(10))}
+    ratio, partner = rng.choice(np.linspace(0, 1, 21), 80), np.array([(who + 1 + k % 7) % 8 for who, k in pictures])
+    images = [
+        share * image.astype(float) + (1 - share) * pictures[other, sample]
+        for ((_, sample), image), share, other in zip(pictures.items(), ratio, partner.tolist(), strict=True)
+    ]
+    keys = np.array(list(pictures))
+    columns = {"identity": keys[:, 0], "sample": keys[:, 1], "partner": partner, "ratio": ratio}
+    write_shard(folder / "0.h5", columns, [encode(image.astype(np.uint8)) for image in images])
+    return folder
+
+
+SYNFACE = {"head": "ArcMarginProduct", "margin": 0.3, "scale": 16, "augment": 0.0, "erase": 0.5, "decay_norms": True}
+
+
+def test_learns_from_soft_labels_and_resumes(place, forget, mixed, monkeypatch):
+    whole, killed = place("whole", mixed), place("killed", mixed)
+    knobs = {**SYNFACE, "epochs": 12}
+    run(params(**knobs), whole)
+    metrics = json.loads((whole / "metrics/train.json").read_text())
+    assert (metrics["identities"], metrics["images"]) == (8, 80)
+    assert metrics["accuracy"] > 40  # of the larger share; chance is 12.5
+    forget()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 13, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(params(**knobs, checkpoint_minutes=0.0), killed)
+    run(params(**knobs, workers=1), killed)
+    assert digests(killed) == digests(whole)
+
+
+def test_synfaces_knobs_count_where_they_matter(aligned):
+    data = FaceDataset(aligned)
+
+    def key(**knobs):
+        return stage.run_fingerprint(params(**knobs), data, torch.device("cpu"))
+
+    assert key() == key(easy_margin=True)
+    differing = [{}, SYNFACE, SYNFACE | {"easy_margin": True}, {"erase": 0.5}, {"decay_norms": True}]
+    assert len({key(**knobs) for knobs in differing}) == len(differing)
+
+
+def test_a_network_of_fewer_columns_is_trained_on_the_middle(place, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Small, "columns", 96)
+    monkeypatch.setattr(stage, "learn", lambda _, data, *__: pytest.fail(seen.append(data[0, 0][0].shape)))
+    with pytest.raises(pytest.fail.Exception):
+        run(params(), place("a"))
+    assert seen == [(112, 96, 3)]
 
 
 def test_devices_that_are_not_there():
