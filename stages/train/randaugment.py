@@ -1,4 +1,4 @@
-"""IDiff-Face's RandAugment(4, 16) (official `rand_augment.py`): four of thirteen operations, of magnitude 1 to 16 of 30.
+"""IDiff-Face's RandAugment(4, 16) (official `rand_augment.py`): four of 13 operations, of magnitude 1 to 16 of 30.
 
 A variant of torchvision's: it leaves out the vertical shear and shift, adds grey, and draws each magnitude instead of
 taking the largest. Pixels are Pillow's to within a level or two; everything stays uint8 and runs in OpenCV.
