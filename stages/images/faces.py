@@ -66,6 +66,11 @@ class Faces:
         """[m] int64, rising."""
         return np.unique(self.identity)
 
+    @property
+    def place(self) -> np.ndarray:
+        """[n] int64: of each image's row, its number in the order in which they lie."""
+        return self._place
+
     def rows(self, identity: int) -> range:
         """The rows of an identity's images, by rising sample.
 

@@ -39,21 +39,22 @@ def augment(image: np.ndarray, rng: np.random.Generator, probability: float = 0.
     return image
 
 
-def zoom_and_erase(image: np.ndarray, rng: np.random.Generator, probability: float = 0.5) -> np.ndarray:
-    """SynFace's: enlarge by 7/6 and cut a window of the old size, then erase a rectangle, each with a probability.
-
-    Officially the zoom stands before the flip, which is as likely either way.
+def synface(image: np.ndarray, rng: np.random.Generator, probability: float = 0.5, flip: float = 0.5) -> np.ndarray:
+    """SynFace's recipe (official `train.py`): zoom, flip and random erasing.
 
     Args:
         image: [h, w, 3] uint8; left as it is.
         rng: this image's own generator.
-        probability: of each of the two, independently; officially 0.5.
+        probability: of zoom and of erasing, independently; officially 0.5.
+        flip: probability of a horizontal flip.
 
     Returns:
         [h, w, 3] uint8.
     """
     if rng.random() < probability:
         image = zoom(image, rng)
+    if rng.random() < flip:
+        image = image[:, ::-1]
     if rng.random() < probability:
         image = random_erasing(image, rng)
     return image

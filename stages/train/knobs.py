@@ -32,12 +32,50 @@ FLOAT32 = 3e38  # about the largest of its numbers
 Epoch = Annotated[int, Field(ge=1)]
 
 
+Weight = Annotated[float, Field(gt=0, le=1000)]
+
+
+@knobs("real")
+class Real:
+    """Real people who are trained on beside the others (Digi2Real's table 8)."""
+
+    data: str = knob("", "a set of labelled faces, RGB; train.data is none")
+    n_ids: int = knob(0, "its first identities; 0 is none", ge=0)
+    weight: float = knob(1.0, "passes over them in an epoch; SynFace's are 10", gt=0, le=1000)
+
+
+@knobs("digiface")
+class DigiFace:
+    """Probabilities in DigiFace's recipe: the paper's (section 3.3); their magnitudes, ours, stand in `digiface`."""
+
+    blur: float = knob(0.05, "Gaussian blur", ge=0, le=1)
+    motion: float = knob(0.05, "motion blur", ge=0, le=1)
+    noise: float = knob(0.035, "Gaussian noise", ge=0, le=1)
+    brightness: float = knob(0.15, "another brightness", ge=0, le=1)
+    contrast: float = knob(0.3, "another contrast", ge=0, le=1)
+    saturation: float = knob(0.1, "another saturation", ge=0, le=1)
+    hue: float = knob(0.1, "another hue", ge=0, le=1)
+    grey: float = knob(0.01, "grey for colours", ge=0, le=1)
+    low_resolution: float = knob(0.01, "down- and up-sampling", ge=0, le=1)
+    jpeg: float = knob(0.05, "JPEG compression", ge=0, le=1)
+    aspect: float = knob(0.1, "change of the aspect ratio", ge=0, le=1)
+    warp: float = knob(1.0, "scale, rotation, shift, and each corner by itself", ge=0, le=1)
+
+
 @knobs("train")
 class Train:
     """The face recognition network."""
 
     data: str = knob("data/align", "any set of labelled faces: shards, .rec, .lmdb, zip, folder", min_length=1)
-    channels: Literal["rgb", "bgr"] = knob("rgb", "the order in which the set's files hold them")
+    channels: Literal["rgb", "bgr"] = knob("rgb", "the order in which train.data's files hold them")
+    second: str = knob("", "a further set, RGB; train.data is none")
+    third: str = knob("", "a further set, RGB; train.data is none")
+    weights: tuple[Weight, Weight, Weight] = knob((1.0, 1.0, 1.0), "passes over data, second and third in an epoch")
+    balanced: bool = knob(False, "show a set's identities equally often, however many images they have")
+    order: Literal["random", "shards"] = knob(
+        "random", "of an epoch's images; shards reads images that lie together, for sets larger than memory"
+    )
+    buffer: int = knob(8192, "images among which `shards` shuffles", ge=1)
     backbone: Backbone = knob("iresnet_tiny", "the network; AdaFace's, `ir_*`, see BGR, as do their augmentations")
     head: Head = knob(
         "adaface", "arcface has insightface's gradient, arcface-exact the formula's; ArcMarginProduct is SynFace's"
@@ -65,9 +103,19 @@ class Train:
     schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
     milestones: tuple[Epoch, ...] = knob((), "at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")
     warmup_epochs: float = knob(0.0, "lr rises linearly from 0; less than epochs", ge=0)
-    augment: float = knob(0.2, "probability of each of AdaFace's three augmentations", ge=0, le=1)
+    recipe: Literal["adaface", "insightface", "randaugment", "digiface", "synface"] = knob(
+        "adaface", "the augmentations: AdaFace's, insightface's (flip only), IDiff-Face's, DigiFace's, SynFace's"
+    )
+    augment: float = knob(
+        0.2,
+        "probability of each of AdaFace's three augmentations, of which digiface's crop is one; of synface's two (0.5)",
+        ge=0,
+        le=1,
+    )
     flip: float = knob(0.5, "probability", ge=0, le=1)
-    erase: float = knob(0.0, "probability of SynFace's random erasing, and of its zoom by 7/6; its 0.5", ge=0, le=1)
+    domain_mixup: bool = knob(
+        False, "SynFace's: each image with one of real.data's, as much of it as a draw for the whole batch says"
+    )
     precision: Precision = knob("fp32", "fp16 on a GPU only")
     threads: int = knob(2, "of torch on a CPU; results are equal for equal thread counts", ge=1)
     workers: int = knob(0, "processes that read and augment; 0 is the training process itself", ge=0)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stages.train.heads import Head
 
 RATIOS = np.linspace(0, 1.05, 21, endpoint=False)  # official: 0, 0.05, ..., 1
-MIX = 3  # apart from other draws in a generator's seed
+MIX = 4  # apart from other draws in a generator's seed
 
 
 class Batch(NamedTuple):
@@ -52,6 +52,23 @@ def mix_domains(synthetic: Batch, real: Batch, ratio: float) -> Batch:
         torch.cat([synthetic.labels, real.labels], dim=1),
         torch.cat([ratio * synthetic.weights, (1 - ratio) * real.weights], dim=1),
     )
+
+
+def mix_halves(ratio: float, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> Batch:
+    """Domain mixup of a batch whose first half is synthetic and whose second is real.
+
+    Args:
+        ratio: the synthetic images' share, 0 to 1.
+        images: [2n, 3, h, w] float32 in [-1, 1].
+        labels: [2n] int64; with `weights`, [2n, k].
+        weights: [2n, k] float32, of soft labels.
+
+    Returns:
+        n images.
+    """
+    both = hard(images, labels) if weights is None else Batch(images, labels, weights)
+    synthetic, real = zip(*(part.chunk(2) for part in both), strict=True)
+    return mix_domains(Batch(*synthetic), Batch(*real), ratio)
 
 
 def soft_logits(head: Head, embeddings: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,3 +170,13 @@ def test_transfer(monkeypatch, capsys):
     found = numbers(capsys.readouterr().out)
     assert found["unsb-5_gflop"] > 4 * found["unsb-1_gflop"] > 0
     assert found["codeformer_to_codeformer"] == 1
+
+
+def test_variation(monkeypatch, capsys):
+    from bench import variation
+
+    monkeypatch.setattr(variation, "PEOPLE", 2)
+    monkeypatch.setattr(variation, "IMAGES", 2)
+    monkeypatch.setattr(variation, "SETS", {name: variation.SETS[name] for name in ("Syn1", "Syn2")})
+    variation.main()
+    assert numbers(capsys.readouterr().out)["Syn2"]["pair"] > 0

@@ -16,8 +16,8 @@ from stages.train.augment import (
     photometric,
     random_erasing,
     saturation,
+    synface,
     zoom,
-    zoom_and_erase,
 )
 from stages.train.networks import normalise
 
@@ -152,15 +152,16 @@ def test_zoom_is_a_window_of_the_enlarged_image(image, width):
     assert {x for _, x in places} == set(range(large.shape[1] - width + 1))
 
 
-def test_zoom_and_erasing_act_each_with_its_probability(image):
-    assert np.array_equal(zoom_and_erase(image, np.random.default_rng(0), 0.0), image)
+def test_synfaces_three_act_each_with_its_probability(image):
+    assert np.array_equal(synface(image, np.random.default_rng(0), 0.0, 0.0), image)
     image = np.where(image == ERASED, ERASED + 1, image).astype(np.uint8)
-    erased = zoomed = 0
+    erased = flipped = zoomed = 0
     for rng in rngs(400):
-        seen = zoom_and_erase(image, rng, 0.5)
+        seen = synface(image, rng)
         assert seen.shape == image.shape
         grey = (seen == ERASED).all(axis=2)
-        erased += grey.sum() > 200
-        zoomed += not np.array_equal(seen[~grey], image[~grey])
+        plain, turned = (np.array_equal(seen[~grey], like[~grey]) for like in (image, image[:, ::-1]))
+        erased, flipped, zoomed = erased + (grey.sum() > 200), flipped + turned, zoomed + (not plain and not turned)
     assert 150 < erased < 250
+    assert 60 < flipped < 140  # of those that are not zoomed
     assert 150 < zoomed < 250

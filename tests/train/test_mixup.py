@@ -15,6 +15,7 @@ from stages.train.mixup import (
     hard,
     margin_loss,
     mix_domains,
+    mix_halves,
     soft_cross_entropy,
     soft_logits,
 )
@@ -106,6 +107,19 @@ def test_at_the_ends_domain_mixup_is_one_domain_alone(head, batches):
         torch.testing.assert_close(mixed.images, alone.images)
         losses = [margin_loss(head, features, some.labels, some.weights)[0] for some in (mixed, alone)]
         torch.testing.assert_close(*losses)
+
+
+def test_a_batch_of_two_halves_is_mixed_like_two_batches(batches):
+    synthetic, real = batches
+    soft = Batch(real.images, real.labels.expand(-1, 2), torch.tensor([[1.0, 0.0]]).double().expand(N, 2))
+    joined = [torch.cat(parts) for parts in zip(synthetic, soft, strict=True)]
+    for mixed, expected in zip(mix_halves(0.3, *joined), mix_domains(synthetic, soft, 0.3), strict=True):
+        torch.testing.assert_close(mixed, expected)
+    images, labels = torch.rand(2 * N, 3, 4, 4), torch.arange(2 * N)
+    mixed = mix_halves(0.3, images, labels)
+    torch.testing.assert_close(mixed.images, 0.3 * images[:N] + 0.7 * images[N:])
+    assert mixed.labels.tolist() == [[k, N + k] for k in range(N)]
+    torch.testing.assert_close(mixed.weights, torch.tensor([[0.3, 0.7]]).expand(N, 2))
 
 
 def test_hard_labels_are_the_plain_loss():
