@@ -20,7 +20,7 @@ from stages.transfer.identity_mixup import mixtures
 from stages.world import WORLD_RANGES, Look, build_head, render, sample_scene, sample_traits
 from stages.world.mixup import mix_traits
 
-PEOPLE, IMAGES, SIZE = 24, 16, 112
+PEOPLE, IMAGES, SIZE = 12, 12, 112
 FIRST = WORLD_RANGES["source"]
 SETS: dict[str, tuple[list[float], Look]] = {
     "Syn1": ([1.0], "raster"),
