@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -191,15 +192,15 @@ def our_step(name: str, precision: str, batch: int, root: Path, steps: int) -> f
                     raise Measured
                 yield step
 
-    knobs = {"head": "arcface", "margin": 0.5, "clip": 5.0, "recipe": "insightface", "lr": 1e-3, "epochs": 1}
-    train = Train(backbone=name, batch_size=batch, precision=precision, threads=torch.get_num_threads(), **knobs)
-    loop, stage.Loop = stage.Loop, Watched  # type: ignore[attr-defined, misc]
+    knobs: dict[str, Any] = {"head": "arcface", "margin": 0.5, "clip": 5.0, "recipe": "insightface", "lr": 1e-3}
+    knobs |= {"backbone": name, "batch_size": batch, "precision": precision, "threads": torch.get_num_threads()}
+    loop, stage.Loop = stage.Loop, Watched  # type: ignore[misc]
     try:
-        stage.run(Params(train=train), root)
+        stage.run(Params(train=Train(epochs=1, **knobs)), root)
     except Measured:
         return seconds_a_step(seen)
     finally:
-        stage.Loop = loop  # type: ignore[attr-defined, misc]
+        stage.Loop = loop  # type: ignore[misc]
         torch.use_deterministic_algorithms(False)
     raise ValueError(f"{name}: an epoch has only {len(seen)} steps of {batch} images")
 
