@@ -74,12 +74,13 @@ def posterize(image: np.ndarray, level: float, sign: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, level: float, sign: int) -> np.ndarray:
     """Invert the levels from 255 down to a threshold."""
-    return np.where(image < 255 * (1 - level), image, 255 - image)
+    levels = np.arange(256)
+    return cv2.LUT(image, np.where(levels < 255 * (1 - level), levels, 255 - levels).astype(np.uint8))
 
 
 def autocontrast(image: np.ndarray, level: float, sign: int) -> np.ndarray:
     """Stretch each channel from 0 to 255."""
-    low, high = (extreme(image.reshape(-1, 3), axis=0).astype(float) for extreme in (np.min, np.max))
+    low, high = np.array([cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]).T
     scale = np.where(high > low, 255 / np.maximum(high - low, 1), 1)
     table = (np.arange(256)[:, None] * scale - np.where(high > low, low * scale, 0)).clip(0, 255)
     return cv2.LUT(image, table.astype(np.uint8)[None])
