@@ -7,12 +7,12 @@ the identity's number, as `identity` and `partner` do, from 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from stages.images.tree import Names
 from stages.store import StoreError
 
 MIXED = re.compile(r"\d+_(?P<identity>\d+)x(?P<ratio>[01]\.\d+)_\((?P<partner>\d+)\)x(?P<rest>[01]\.\d+)\.\w+")
@@ -25,7 +25,7 @@ class Mixtures(NamedTuple):
     ratio: np.ndarray  # [n] float64, the own identity's share, 0 to 1
 
 
-def mixtures_of(names: Sequence[str], rank: dict[str, int], where: Path) -> Mixtures | None:
+def mixtures_of(names: Names, rank: dict[str, int], where: Path) -> Mixtures | None:
     """What the images' names say; none where the first one says nothing.
 
     Args:

@@ -246,7 +246,9 @@ class LResNet(nn.Module):
         """[n, 3, 112, 112 or 96] in [-1, 1] -> raw embedding [n, 512]."""
         margin = (images.shape[-1] - self.columns) // 2
         x = self.prelu1(self.bn1(self.conv1(images[..., margin : margin + self.columns])))
-        return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        for stage in range(4):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return self.fc(x)
 
 
 class ConvBlock(nn.Module):
