@@ -8,23 +8,25 @@ before it and on (seed, step) only, so that a resumed run ends with the bytes of
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
+from stages.images import read_faces
 from stages.knobs import ParamsError, check, pick_device
 from stages.store import fingerprint, link, write_json
 from stages.train.backbones import Card, save_backbone
-from stages.train.data import Channels, FaceDataset, batches, epoch_steps
+from stages.train.data import Channels, FaceDataset, Source, load
 from stages.train.heads import create_head
-from stages.train.knobs import Train
+from stages.train.knobs import Real, Train
+from stages.train.mixup import domain_ratio, margin_loss, mix_halves
 from stages.train.networks import create_backbone, create_on_meta, normalise
+from stages.train.order import Order, batches, epoch_steps
+from stages.train.recipes import create_recipe
 from stages.train.schedule import learning_rate, parameter_groups
 from stages.training import Loop, Part, made_once, write_curve
 
@@ -33,23 +35,27 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CODE = (
-    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "schedule")),
+    *(f"train/{name}" for name in ("stage", "data", "order", "networks", "heads", "mixup", "schedule")),
+    *(f"train/{name}" for name in ("recipes", "augment", "randaugment", "digiface")),
     "training/schedules",
     "store/codec",
 )
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
-    """Train on `train.data`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
+    """Train on the sets of faces; write `data/train/backbone.safetensors`, `metrics/train.json`, `plots/train.csv`.
 
     Raises:
         StoreError: no images, or broken ones.
         ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
     """
     train, device = params.train, prepare_device(params.train)
-    channels: Channels = create_on_meta(train.backbone).channels
-    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
-    check_batches(train, len(data))
+    network = create_on_meta(train.backbone)
+    channels: Channels = network.channels
+    sees = channels if train.recipe == "adaface" else "rgb"  # official AdaFace augments what its network sees
+    recipe = create_recipe(train, params.digiface)
+    data = FaceDataset(sources(train, params.real, root), params.seed, recipe, sees, channels, network.columns)
+    check_batches(train, len(orders_of(train, data)[0]))
     key = run_fingerprint(params, data, device)
     entry = made_once("train", key, "trained", lambda folder: learn(params, data, device, key, folder))
     link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
@@ -66,30 +72,36 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
     data.hint()
     data.hold()
     keep = train.last_batch == "keep"
-    per_epoch = epoch_steps(len(data), train.batch_size, keep)
+    orders = orders_of(train, data)
+    per_epoch = epoch_steps(len(orders[0]), train.batch_size, keep)
     steps = train.epochs * per_epoch
 
     backbone = create_backbone(train.backbone)
-    head = create_head(train, backbone.embedding, len(data.identities))
+    head = create_head(train, backbone.embedding, data.identities)
     model = nn.ModuleDict({"backbone": backbone, "head": head}).to(device)
     model.to(memory_format=torch.channels_last)  # as the images arrive
-    optimizer = torch.optim.SGD(parameter_groups(model, train.weight_decay), lr=train.lr, momentum=train.momentum)
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, train.weight_decay, train.decay_norms), lr=train.lr, momentum=train.momentum
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
     names, minutes, hint = ("loss", "accuracy"), train.checkpoint_minutes, remedy(train)
     loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
-    keys = batches(len(data), train.batch_size, loop.start, steps, params.seed, keep)
-    loader = DataLoader(data, batch_sampler=keys, num_workers=train.workers)
-    for step, (images, labels) in zip(loop, loader, strict=True):
+    domains = [batches(order, train.batch_size, loop.start, steps, keep) for order in orders]
+    keys = ([key for keys in step for key in keys] for step in zip(*domains, strict=True))
+    loader = load(data, keys, train.workers, pinned=device.type == "cuda")
+    for step, (images, *labels) in zip(loop, loader, strict=True):
         torch.manual_seed(params.seed * 2**32 + step)  # of the dropout in AdaFace's networks
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, step / per_epoch)
-        labels = labels.to(device)
+        images = normalise(images.to(device, non_blocking=True))
+        labels = [some.to(device, non_blocking=True) for some in labels]
+        if train.domain_mixup:
+            images, *labels = mix_halves(domain_ratio(params.seed, step), images, *labels)
         with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
-            embeddings = backbone(normalise(images.to(device)))
-        logits, cosines = head(embeddings.float(), labels)
-        loss = F.cross_entropy(logits, labels)
+            embeddings = backbone(images)
+        loss, accuracy = margin_loss(head, embeddings.float(), *labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         if train.clip:
@@ -97,19 +109,47 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
             nn.utils.clip_grad_norm_(backbone.parameters(), train.clip)
         scaler.step(optimizer)
         scaler.update()
-        loop.record(loss=loss, accuracy=(cosines.argmax(1) == labels).float().mean())
+        loop.record(loss=loss, accuracy=accuracy)
 
-    counts = {"identities": len(data.identities), "images": len(data)}
+    counts = {"identities": data.identities, "images": len(data)}
     card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
     save_backbone(folder / "backbone.safetensors", backbone, card)
     write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
     last = loop.means(per_epoch)
     return {
-        **counts,
+        **data.counts(),
         "steps": steps,
         "loss": round(last["loss"], 4),  # of the last epoch, as is the accuracy
         "accuracy": round(100 * last["accuracy"], 2),
     }
+
+
+def sources(train: Train, real: Real, root: Path) -> list[Source]:
+    """The sets that the knobs name; one that is named by none but `train.data` is read once.
+
+    Raises:
+        StoreError: no set, or a broken one.
+        ParamsError: real identities without a set of their own, or domain mixup without any.
+    """
+    first, second, third = train.weights
+    named = [Source("train.data", read_faces(root / train.data), first, stored=train.channels)]
+    for name, path, weight in (("train.second", train.second, second), ("train.third", train.third, third)):
+        if path not in ("", train.data):
+            named.append(Source(name, read_faces(root / path), weight))
+    if real.n_ids:
+        check(real.data not in ("", train.data), f"real.n_ids is {real.n_ids}: name a set of real people in real.data")
+        weight = 1.0 if train.domain_mixup else real.weight
+        named.append(Source("real.data", read_faces(root / real.data), weight, real.n_ids))
+    check(
+        bool(real.n_ids) or not train.domain_mixup, "train.domain_mixup needs real people: set real.data and real.n_ids"
+    )
+    return named
+
+
+def orders_of(train: Train, data: FaceDataset) -> Sequence[Order]:
+    """What an epoch shows, as the knobs say; with domain mixup, of the others and of the real people."""
+    shown = data.domains if train.domain_mixup else lambda *knobs: (data.order(*knobs),)
+    return shown(train.buffer if train.order == "shards" else 0, train.balanced)
 
 
 def check_batches(train: Train, images: int) -> None:
@@ -146,15 +186,24 @@ def prepare_device(train: Train) -> torch.device:
 
 def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:
     """What a run's steps depend on: the images, the knobs that matter here, the code and torch."""
-    idle: dict[str, object] = {"data": "elsewhere", "workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    train = params.train
+    idle: dict[str, object] = {"workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    idle |= {"data": "elsewhere", "second": "", "third": "", "weights": (1.0, 1.0, 1.0)}  # in the digest
     if device.type == "cuda":
         idle["threads"] = 1
-    if params.train.head != "adaface":
+    if train.order == "random":
+        idle["buffer"] = 1
+    if train.recipe not in ("adaface", "digiface", "synface"):
+        idle["augment"] = 0.0
+    if train.head != "adaface":
         idle |= {"h": 0.0, "t_alpha": 1.0}
-    if params.train.schedule != "multistep":
+    if train.head != "ArcMarginProduct":
+        idle["easy_margin"] = False
+    if train.schedule != "multistep":
         idle["milestones"] = ()
-    knobs = replace(params.train, **idle)  # type: ignore[arg-type]
-    return fingerprint(params.seed, knobs, data.faces.digest(), torch.__version__, code=CODE)
+    knobs = replace(train, **idle)  # type: ignore[arg-type]
+    recipe = params.digiface if train.recipe == "digiface" else None
+    return fingerprint(params.seed, knobs, recipe, data.digest(), torch.__version__, code=CODE)
 
 
 def remedy(train: Train) -> str:

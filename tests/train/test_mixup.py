@@ -1,0 +1,167 @@
+"""Soft labels and domain mixup against the official order of operations, written out image by image in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stages.train.heads import AdaFace, ArcMarginProduct, CosFace
+from stages.train.mixup import (
+    RATIOS,
+    Batch,
+    domain_ratio,
+    hard,
+    margin_loss,
+    mix_domains,
+    mix_halves,
+    soft_cross_entropy,
+    soft_logits,
+)
+
+N, D, C = 6, 8, 5
+S, M = 30.0, 0.5
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return ArcMarginProduct(D, C).double()
+
+
+@pytest.fixture
+def batches():
+    """A synthetic batch of two labels an image, and a real one."""
+    g = generator()
+    images = torch.rand(2, N, 3, 4, 4, generator=g, dtype=torch.float64) * 2 - 1
+    labels = torch.stack([torch.randperm(C, generator=g)[:2] for _ in range(N)])
+    share = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 0.35], dtype=torch.float64)
+    synthetic = Batch(images[0], labels, torch.stack([share, 1 - share], 1))
+    real = Batch(images[1], torch.randint(C, (N, 1), generator=g), torch.ones(N, 1, dtype=torch.float64))
+    return synthetic, real
+
+
+def classifier(feature, kernel, label):
+    """The official head for one image and one label: s (one-hot phi + (1 - one-hot) cosine)."""
+    out = []
+    for c in range(C):
+        k = kernel[:, c]
+        cosine = float(feature @ k) / math.sqrt(feature @ feature) / math.sqrt(k @ k)
+        if c == label:
+            phi = cosine * math.cos(M) - math.sqrt(max(1 - cosine**2, 0)) * math.sin(M)
+            cosine = phi if cosine > math.cos(math.pi - M) else cosine - math.sin(math.pi - M) * M
+        out.append(S * cosine)
+    return np.array(out)
+
+
+def cross_entropy(output, label):
+    return math.log(sum(math.exp(value - output.max()) for value in output)) + output.max() - output[label]
+
+
+def official_loss(features, kernel, synthetic, real, lam):
+    """`lib/core/functions.py`: logits mixed by both ratios, then each label's loss by its own."""
+    losses = {"a": [], "b": [], "real": []}
+    for i in range(N):
+        (a, b), (w_a, w_b), r = synthetic.labels[i].tolist(), synthetic.weights[i].tolist(), int(real.labels[i])
+        output = w_a * classifier(features[i], kernel, a) + w_b * classifier(features[i], kernel, b)
+        output = lam * output + (1 - lam) * classifier(features[i], kernel, r)
+        losses["a"].append(w_a * cross_entropy(output, a))
+        losses["b"].append(w_b * cross_entropy(output, b))
+        losses["real"].append(cross_entropy(output, r))
+    return lam * (np.mean(losses["a"]) + np.mean(losses["b"])) + (1 - lam) * np.mean(losses["real"])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.35, 1.0])
+def test_domain_mixup_is_the_official_loss_with_its_gradient(head, batches, lam):
+    synthetic, real = batches
+    mixed = mix_domains(synthetic, real, lam)
+    for i in range(N):
+        torch.testing.assert_close(mixed.images[i], lam * synthetic.images[i] + (1 - lam) * real.images[i])
+    features = torch.randn(N, D, generator=generator(), dtype=torch.float64).requires_grad_()
+    loss, _ = margin_loss(head, features, mixed.labels, mixed.weights)
+    values, kernel = features.detach().numpy(), head.kernel.detach().numpy().copy()
+    assert loss.item() == pytest.approx(official_loss(values, kernel, synthetic, real, lam), abs=1e-10)
+
+    loss.backward()
+    step = 1e-6
+    for place in [(0, 0), (2, 3), (5, 7)]:
+        for one, grad in ((values, features.grad), (kernel, head.kernel.grad)):
+            at = (place[0], place[1] % one.shape[1])
+            one[at] += step
+            above = official_loss(values, kernel, synthetic, real, lam)
+            one[at] -= 2 * step
+            slope = (above - official_loss(values, kernel, synthetic, real, lam)) / (2 * step)
+            one[at] += step
+            assert grad[at].item() == pytest.approx(slope, abs=1e-6)
+
+
+def test_at_the_ends_domain_mixup_is_one_domain_alone(head, batches):
+    features = torch.randn(N, D, generator=generator(), dtype=torch.float64)
+    for ratio, alone in ((1.0, batches[0]), (0.0, batches[1])):
+        mixed = mix_domains(*batches, ratio)
+        torch.testing.assert_close(mixed.images, alone.images)
+        losses = [margin_loss(head, features, some.labels, some.weights)[0] for some in (mixed, alone)]
+        torch.testing.assert_close(*losses)
+
+
+def test_a_batch_of_two_halves_is_mixed_like_two_batches(batches):
+    synthetic, real = batches
+    soft = Batch(real.images, real.labels.expand(-1, 2), torch.tensor([[1.0, 0.0]]).double().expand(N, 2))
+    joined = [torch.cat(parts) for parts in zip(synthetic, soft, strict=True)]
+    for mixed, expected in zip(mix_halves(0.3, *joined), mix_domains(synthetic, soft, 0.3), strict=True):
+        torch.testing.assert_close(mixed, expected)
+    images, labels = torch.rand(2 * N, 3, 4, 4), torch.arange(2 * N)
+    mixed = mix_halves(0.3, images, labels)
+    torch.testing.assert_close(mixed.images, 0.3 * images[:N] + 0.7 * images[N:])
+    assert mixed.labels.tolist() == [[k, N + k] for k in range(N)]
+    torch.testing.assert_close(mixed.weights, torch.tensor([[0.3, 0.7]]).expand(N, 2))
+
+
+def test_hard_labels_are_the_plain_loss():
+    features, labels = torch.randn(N, D, generator=generator()), torch.arange(N) % C
+    head = CosFace(D, C, 0.2, 16)
+    loss, accuracy = margin_loss(head, features, labels)
+    assert torch.equal(loss, F.cross_entropy(head(features, labels)[0], labels))
+    soft = hard(torch.zeros(N, 3, 4, 4), labels)
+    again, same = margin_loss(head, features, soft.labels, soft.weights)
+    torch.testing.assert_close(again, loss)
+    assert same == accuracy == (head(features, labels)[1].argmax(1) == labels).float().mean()
+
+
+def test_the_accuracy_is_of_the_label_of_the_largest_weight():
+    head = CosFace(2, 2, 0.1, 8)
+    with torch.no_grad():
+        head.kernel.copy_(torch.eye(2))
+    labels, features = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0.1, 1.0], [1.0, 0.1]])
+    assert margin_loss(head, features, labels, torch.tensor([[0.3, 0.7], [0.8, 0.2]]))[1] == 1
+    assert margin_loss(head, features, labels, torch.tensor([[0.7, 0.3], [0.8, 0.2]]))[1] == 0.5
+
+
+def test_logits_are_the_heads_for_each_label_by_weight(batches):
+    """Of a head with a state too; two labels of one class are that class."""
+    synthetic, _ = batches
+    features = torch.randn(N, D, generator=generator(), dtype=torch.float64)
+    head, other = (AdaFace(D, C, t_alpha=1.0).double() for _ in range(2))
+    other.load_state_dict(head.state_dict())
+    logits, cosines = soft_logits(head, features, synthetic.labels, synthetic.weights)
+    each = [other(features, label)[0] for label in synthetic.labels.unbind(1)]
+    torch.testing.assert_close(logits, synthetic.weights[:, :1] * each[0] + synthetic.weights[:, 1:] * each[1])
+    torch.testing.assert_close(cosines, other(features, synthetic.labels[:, 0])[1])
+
+    twice = synthetic.labels[:, :1].expand(-1, 2)
+    loss = soft_cross_entropy(logits, twice, synthetic.weights)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, twice[:, 0]))
+
+
+def test_the_ratios_are_the_official_grid_one_a_step():
+    assert RATIOS.round(3).tolist() == [round(0.05 * k, 3) for k in range(21)]
+    drawn = [domain_ratio(0, step) for step in range(2100)]
+    assert set(drawn) == set(RATIOS.tolist())
+    assert 0.45 < np.mean(drawn) < 0.55
+    assert drawn[:5] == [domain_ratio(0, step) for step in range(5)]
+    assert drawn[:50] != [domain_ratio(1, step) for step in range(50)]
