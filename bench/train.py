@@ -193,6 +193,7 @@ def our_step(name: str, precision: str, batch: int, root: Path, steps: int) -> f
                 yield step
 
     knobs: dict[str, Any] = {"head": "arcface", "margin": 0.5, "clip": 5.0, "recipe": "insightface", "lr": 1e-3}
+    knobs["checkpoint_minutes"] = 1e6
     knobs |= {"backbone": name, "batch_size": batch, "precision": precision, "threads": torch.get_num_threads()}
     loop, stage.Loop = stage.Loop, Watched  # type: ignore[misc]
     try:

@@ -108,6 +108,13 @@ def test_sources_keep_their_people_apart(folder, tmp_path, write_aligned):
     alone = FaceDataset([Source("real.data", real)])
     assert data.digest() != FaceDataset([Source("train.data", read_faces(folder)), Source("real.data", real)]).digest()
     assert alone.digest() != FaceDataset([Source("real.data", real, 0.5)]).digest()
+    write_aligned(
+        tmp_path / "next", made_up_people([30, 31], range(2))
+    )  # begins with the number that the first ends with
+    pair = FaceDataset(
+        [Source("train.data", read_faces(folder)), Source("train.second", read_faces(tmp_path / "next"))]
+    )
+    assert pair.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2 + [4] * 2
     with pytest.raises(ParamsError, match=r"real\.n_ids is 5: .*real holds 4 identities"):
         FaceDataset([Source("real.data", real, n_ids=5)])
 
