@@ -55,7 +55,7 @@ class FaceDataset(Dataset):
     ) -> None:
         self.faces = faces = read_faces(faces) if isinstance(faces, Path) else faces
         self.seed, self.probability, self.flip = seed, probability, flip
-        self.stored, self.swap = stored, stored != channels
+        self.stored, self.channels, self.swap = stored, channels, stored != channels
         self.identities, self.label = np.unique(faces.identity, return_inverse=True)
         check(
             len(self.identities) > 1,

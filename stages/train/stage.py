@@ -7,34 +7,39 @@ before it and on (seed, step) only, so that a resumed run ends with the bytes of
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from stages.knobs import ParamsError, check, pick_device
 from stages.store import fingerprint, link, write_json
 from stages.train.backbones import Card, save_backbone
 from stages.train.data import Channels, FaceDataset, batches, epoch_steps
 from stages.train.heads import create_head
 from stages.train.knobs import Train
 from stages.train.networks import create_backbone, create_on_meta, normalise
+from stages.train.partial_fc import PartialFC
+from stages.train.safety import check_batches, fault, remedy, show_batch
 from stages.train.schedule import learning_rate, parameter_groups
-from stages.training import Loop, Part, made_once, write_curve
+from stages.train.setup import mode, prepare_device, prepare_torch, processes, provenance, scaled
+from stages.training import Average, Diverged, Loop, Part, made_once, write_curve
+from stages.training.distributed import Ranks, joined, launch, spread, started
 
 if TYPE_CHECKING:
     from stages.params import Params
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CODE = (
-    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "schedule")),
-    "training/schedules",
+    *(f"train/{name}" for name in ("stage", "data", "augment", "networks", "heads", "partial_fc", "schedule")),
+    *(f"training/{name}" for name in ("schedules", "average", "distributed")),
     "store/codec",
 )
 
@@ -42,68 +47,123 @@ CODE = (
 def run(params: Params, root: Path = Path(".")) -> None:
     """Train on `train.data`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
 
+    Beside them, `data/provenance/train.json` says where and how: device, mode, versions, seconds.
+
     Raises:
-        StoreError: no images, or broken ones.
-        ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
+        StoreError: no images, or broken ones, or a process that was killed.
+        ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged;
+            `plots/diverged.png` shows the batch then.
     """
     train, device = params.train, prepare_device(params.train)
-    channels: Channels = create_on_meta(train.backbone).channels
-    data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
-    check_batches(train, len(data))
-    key = run_fingerprint(params, data, device)
-    entry = made_once("train", key, "trained", lambda folder: learn(params, data, device, key, folder))
+    if not started() and (count := processes(train, device)) > 1:
+        launch(count, run, params, root.absolute())
+        return
+    with joined(device.type) as ranks:
+        channels: Channels = create_on_meta(train.backbone).channels
+        data = FaceDataset(root / train.data, params.seed, train.augment, train.flip, train.channels, channels)
+        check_batches(train, len(data), len(data.identities), ranks.count)
+        if not ranks.first:
+            while ranks.tell(False):  # what the first has to learn
+                learn(params, data, device, "", root, ranks)
+            return
+        key = run_fingerprint(params, data, device, ranks.count)
+
+        def make(folder: Path) -> Mapping[str, float]:
+            ranks.tell(True)
+            return learn(params, data, device, key, folder, ranks)
+
+        try:
+            entry = made_once("train", key, "trained", make)
+        except Diverged as error:
+            shown = [data[key] for key in next(epochs(params, data, error.step, error.step + 1))]
+            images = [image[..., ::-1] if channels == "bgr" else image for image, _ in shown]
+            names = [data.identities[label] for _, label in shown]
+            show_batch(root / "plots/diverged.png", images, names, f"step {error.step}")
+            raise
+        ranks.tell(False)
     link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
+    link(entry.path / "provenance.json", root / "data/provenance/train.json")
     link(entry.path / "train.csv", root / "plots/train.csv")
     write_json(root / "metrics/train.json", entry.numbers)
 
 
-def learn(params: Params, data: FaceDataset, device: torch.device, key: str, folder: Path) -> Mapping[str, float]:
-    """Train, and write backbone and curve to `folder`; returns the metrics."""
+def learn(
+    params: Params, data: FaceDataset, device: torch.device, key: str, folder: Path, ranks: Ranks
+) -> Mapping[str, float]:
+    """Train, and have the first process write backbone, curve and provenance to `folder`; returns the metrics."""
     train = params.train
-    torch.set_num_threads(train.threads)
-    torch.use_deterministic_algorithms(True)
+    prepare_torch(train, device)
     torch.manual_seed(params.seed)
     data.hint()
     data.hold()
-    keep = train.last_batch == "keep"
-    per_epoch = epoch_steps(len(data), train.batch_size, keep)
+    per_epoch = epoch_steps(len(data), train.batch_size, train.last_batch == "keep")
     steps = train.epochs * per_epoch
 
     backbone = create_backbone(train.backbone)
-    head = create_head(train, backbone.embedding, len(data.identities))
+    head = PartialFC(create_head(train, backbone.embedding, len(data.identities)), train.sample_rate, ranks)
     model = nn.ModuleDict({"backbone": backbone, "head": head}).to(device)
     model.to(memory_format=torch.channels_last)  # as the images arrive
-    optimizer = torch.optim.SGD(parameter_groups(model, train.weight_decay), lr=train.lr, momentum=train.momentum)
-    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+    network = spread(backbone, ranks, device, train.sync_batch_norm)
+    if train.compile:
+        network.compile()
+    groups = parameter_groups(model, train.weight_decay)
+    optimizer = torch.optim.SGD(groups, train.lr, train.momentum, fused=device.type == "cuda" or None)
+    head.keep_whole(optimizer)
+    scaler = (ShardedGradScaler if ranks.count > 1 else torch.amp.GradScaler)(device.type, enabled=scaled(train))
+    average = Average(backbone, train.ema, norms=True)
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    names, minutes, hint = ("loss", "accuracy"), train.checkpoint_minutes, remedy(train)
-    loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
-    keys = batches(len(data), train.batch_size, loop.start, steps, params.seed, keep)
+    if train.ema:
+        parts["average"] = average
+    loop = Loop(
+        "train",
+        key,
+        parts,
+        steps,
+        ("loss", "accuracy", "norm"),
+        train.checkpoint_minutes,
+        train.batch_size,
+        remedy(train),
+        ranks=ranks,
+        fault=lambda curve, step: fault(train, curve, step),
+        line=lambda step: {"lr": learning_rate(train, step / per_epoch)},
+    )
+    keys = own_part(epochs(params, data, loop.start, steps), train.accumulate, ranks)
     loader = DataLoader(data, batch_sampler=keys, num_workers=train.workers)
-    for step, (images, labels) in zip(loop, loader, strict=True):
-        torch.manual_seed(params.seed * 2**32 + step)  # of the dropout in AdaFace's networks
+    feed = loop.watched(loader)
+    for step in loop:
+        torch.manual_seed(params.seed * 2**32 + ranks.rank * 2**24 + step)  # of dropout and of the sampled classes
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, step / per_epoch)
-        labels = labels.to(device)
-        with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
-            embeddings = backbone(normalise(images.to(device)))
-        logits, cosines = head(embeddings.float(), labels)
-        loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        if train.clip:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(backbone.parameters(), train.clip)
+        passes = list(islice(feed, train.accumulate))
+        labels = whole_labels([own for _, own in passes], ranks)
+        loss = accuracy = torch.zeros((), device=device)
+        for k, (images, _) in enumerate(passes):
+            share = len(labels[k]) / sum(map(len, labels))
+            with apart(network, last=k + 1 == len(passes)):
+                with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
+                    embeddings = network(normalise(images.to(device, non_blocking=True)))
+                its_loss, its_accuracy = head(embeddings.float(), labels[k])
+                scaler.scale(its_loss * share).backward()
+            loss, accuracy = loss + its_loss.detach() * share, accuracy + its_accuracy * share
+        scaler.unscale_(optimizer)
+        norm = gradient_norm(backbone, train.clip)
         scaler.step(optimizer)
         scaler.update()
-        loop.record(loss=loss, accuracy=(cosines.argmax(1) == labels).float().mean())
+        if train.ema:
+            average.update(backbone, step)
+        loop.record(loss=loss, accuracy=accuracy, norm=norm.nan_to_num(0, 0) if scaled(train) else norm)
 
+    if train.ema:
+        average.copy_to(backbone)
     counts = {"identities": len(data.identities), "images": len(data)}
-    card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
-    save_backbone(folder / "backbone.safetensors", backbone, card)
-    write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
     last = loop.means(per_epoch)
+    if ranks.first:
+        card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
+        save_backbone(folder / "backbone.safetensors", backbone, card)
+        write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
+        write_json(folder / "provenance.json", provenance(train, device, ranks.count, loop.seconds))
     return {
         **counts,
         "steps": steps,
@@ -112,56 +172,52 @@ def learn(params: Params, data: FaceDataset, device: torch.device, key: str, fol
     }
 
 
-def check_batches(train: Train, images: int) -> None:
-    """Refuse an epoch without a batch, or with one of a single image.
-
-    Raises:
-        ParamsError: with the numbers, and what to do.
-    """
-    keep = train.last_batch == "keep"
-    check(
-        epoch_steps(images, train.batch_size, keep) > 0,
-        f"train.batch_size is {train.batch_size}, but there are only {images} images",
-    )
-    check(
-        not keep or images % train.batch_size != 1,
-        f"train.last_batch is keep, but of {images} images in batches of {train.batch_size} the last one has a single "
-        "image, which no batch norm can learn from: set train.last_batch to drop, or another train.batch_size",
-    )
+def epochs(params: Params, data: FaceDataset, start: int, stop: int) -> Iterator[list[Any]]:
+    """The batches of steps start to stop."""
+    keep = params.train.last_batch == "keep"
+    return batches(len(data), params.train.batch_size, start, stop, params.seed, keep)
 
 
-def prepare_device(train: Train) -> torch.device:
-    """The device that `train.device` means here, set up for results that repeat.
-
-    Raises:
-        ParamsError: `cuda` without a GPU, or `fp16` on a CPU.
-    """
-    name = pick_device(train.device, "train.device")
-    if name == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
-    elif train.precision == "fp16":
-        raise ParamsError("train.precision is fp16, which needs a GPU: on a CPU, bf16")
-    return torch.device(name)
+def own_part(keys: Iterator[list[Any]], accumulate: int, ranks: Ranks) -> Iterator[list[Any]]:
+    """This process's part of each pass of each batch: a batch is the same whatever its passes and processes."""
+    for batch in keys:
+        for k in range(accumulate):
+            one = batch[Ranks(k, accumulate).part(len(batch))]
+            yield one[ranks.part(len(one))]
 
 
-def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:
-    """What a run's steps depend on: the images, the knobs that matter here, the code and torch."""
+def whole_labels(own: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """The labels of all processes' images, [n] int64 for each pass."""
+    return [torch.cat(of_pass) for of_pass in zip(*ranks.gather(own), strict=True)]
+
+
+def apart(network: nn.Module, last: bool) -> Any:
+    """Passes before the last add to the gradients of this process alone."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+
+
+def gradient_norm(backbone: nn.Module, clip: float) -> Tensor:
+    """Of the backbone's gradient, which is clipped to `clip` if that is not 0."""
+    if clip:
+        return nn.utils.clip_grad_norm_(backbone.parameters(), clip)
+    return nn.utils.get_total_norm([p.grad for p in backbone.parameters() if p.grad is not None])
+
+
+def run_fingerprint(params: Params, data: FaceDataset, device: torch.device, count: int = 1) -> str:
+    """What a run's steps depend on: the images, the knobs that matter here, the code, torch and the processes."""
+    train = params.train
     idle: dict[str, object] = {"data": "elsewhere", "workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    idle |= {"processes": count, "mode": mode(train, device)}
     if device.type == "cuda":
         idle["threads"] = 1
-    if params.train.head != "adaface":
+    if count == 1:
+        idle["sync_batch_norm"] = True
+    if train.head != "adaface":
         idle |= {"h": 0.0, "t_alpha": 1.0}
-    if params.train.schedule != "multistep":
+    if train.schedule != "multistep":
         idle["milestones"] = ()
-    knobs = replace(params.train, **idle)  # type: ignore[arg-type]
+    knobs = replace(train, **idle)  # type: ignore[arg-type]
     return fingerprint(params.seed, knobs, data.faces.digest(), torch.__version__, code=CODE)
-
-
-def remedy(train: Train) -> str:
-    """What to do when a training diverges."""
-    return (
-        f"Lower train.lr ({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip})"
-    )
 
 
 def rows(train: Train, per_epoch: int) -> Callable[[int, Mapping[str, float]], dict[str, str | int]]:

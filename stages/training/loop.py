@@ -120,7 +120,6 @@ class Loop:
         ) as bar:
             for step in range(self.start, self.steps):
                 yield step
-                bar.update(self.batch)
                 now, last = time.monotonic(), step + 1 == self.steps
                 due = self.ranks.tell(now - saved >= 60 * self.minutes)
                 if due or last or now - looked >= LOOK or self._recent[-1].device.type == "cpu":
@@ -128,6 +127,7 @@ class Loop:
                     share = self._waited / max(now - looked, 1e-9)
                     bar.set_postfix(self._latest(step) | {"waiting": f"{share:.0%}"}, refresh=False)
                     looked, self._waited = now, 0.0
+                bar.update(self.batch)
                 if due and not last:
                     self.seconds = before + now - begun
                     self._save(step + 1)
