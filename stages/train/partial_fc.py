@@ -11,6 +11,7 @@ Notation: n images of the batch, d dimensions, c classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,8 +40,8 @@ class PartialFC(nn.Module):
         self.own = self.ranks.part(self.classes)
         if self.ranks.count > 1:
             head.kernel = nn.Parameter(head.kernel.detach()[:, self.own].clone())
-            head.register_state_dict_post_hook(self._make_whole)
-            head.register_load_state_dict_pre_hook(self._cut)
+            head.register_state_dict_post_hook(lambda _, state, prefix, *__: _change(state, prefix, self._all))
+            head.register_load_state_dict_pre_hook(lambda _, state, prefix, *__: _change(state, prefix, self._cut))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy of a batch.
@@ -56,7 +57,7 @@ class PartialFC(nn.Module):
         embeddings = self.ranks.whole(embeddings, len(labels))
         rows = ((labels >= self.own.start) & (labels < self.own.stop)).nonzero()[:, 0]
         own = labels[rows] - self.own.start
-        kernel = self.head.kernel
+        kernel: Tensor = self.head.kernel
         if self.sample_rate < 1:
             columns = self.sample(own.unique().to(device))
             kernel, own = kernel[:, columns], torch.searchsorted(columns, own.to(device))
@@ -94,15 +95,16 @@ class PartialFC(nn.Module):
             return state | {"state": state["state"] | ({place: of_kernel | changed} if of_kernel else {})}
 
         optimizer.register_state_dict_post_hook(lambda _, state: change(state, self._all))
-        optimizer.register_load_state_dict_pre_hook(lambda _, state: change(state, lambda whole: whole[:, self.own]))
+        optimizer.register_load_state_dict_pre_hook(lambda _, state: change(state, self._cut))
 
     def _all(self, part: Tensor) -> Tensor:
         whole = torch.zeros(len(part), self.classes)
         whole[:, self.own] = part.detach().cpu()
         return self.ranks.sum(whole)
 
-    def _make_whole(self, head: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        state[f"{prefix}kernel"] = self._all(state[f"{prefix}kernel"])
+    def _cut(self, whole: Tensor) -> Tensor:
+        return whole[:, self.own]
 
-    def _cut(self, head: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        state[f"{prefix}kernel"] = state[f"{prefix}kernel"][:, self.own]
+
+def _change(state: dict[str, Any], prefix: str, make: Callable[[Tensor], Tensor]) -> None:
+    state[f"{prefix}kernel"] = make(state[f"{prefix}kernel"])

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor, nn
 
 from stages.knobs import check
 from stages.pictures import save_png, sheet
-from stages.train.data import epoch_steps
+from stages.train.data import FaceDataset, epoch_steps
 from stages.train.knobs import Train
 
 RECENT, EXPLODED = 100, 1e3  # steps; a gradient this many times as long as their median has exploded
@@ -59,8 +60,18 @@ def remedy(train: Train) -> str:
     )
 
 
-def show_batch(path: Path, images: Sequence[np.ndarray], names: Sequence[object], title: str) -> None:
-    """Draw the first images of a batch, [h, w, 3] uint8 RGB, each with its identity, eight in a row."""
-    rows = {f"{title}, images {k + 1} and after": slice(k, k + 8) for k in range(0, min(len(images), SHOWN), 8)}
-    captions = {row: [str(name) for name in names[part]] for row, part in rows.items()}
+def gradient_norm(backbone: nn.Module, clip: float) -> Tensor:
+    """Of the backbone's gradient, which is clipped to `clip` if that is not 0."""
+    if clip:
+        return nn.utils.clip_grad_norm_(backbone.parameters(), clip)
+    return nn.utils.get_total_norm([p.grad for p in backbone.parameters() if p.grad is not None])
+
+
+def show_batch(path: Path, data: FaceDataset, keys: Sequence[tuple[int, int]]) -> None:
+    """Draw the first images of a batch as the network sees them, eight in a row, each with its identity."""
+    shown = [data[key] for key in keys[:SHOWN]]
+    images = [image[..., ::-1].copy() if data.channels == "bgr" else image for image, _ in shown]
+    names = [str(data.identities[label]) for _, label in shown]
+    rows = {f"images {k + 1} and after, of {len(keys)}": slice(k, k + 8) for k in range(0, len(shown), 8)}
+    captions = {row: names[part] for row, part in rows.items()}
     save_png(path, sheet({row: images[part] for row, part in rows.items()}, captions=captions))

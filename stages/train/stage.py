@@ -8,7 +8,6 @@ before it and on (seed, step) only, so that a resumed run ends with the bytes of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from stages.store import fingerprint, link, write_json
@@ -27,11 +24,11 @@ from stages.train.heads import create_head
 from stages.train.knobs import Train
 from stages.train.networks import create_backbone, create_on_meta, normalise
 from stages.train.partial_fc import PartialFC
-from stages.train.safety import check_batches, fault, remedy, show_batch
+from stages.train.safety import check_batches, fault, gradient_norm, remedy, show_batch
 from stages.train.schedule import learning_rate, parameter_groups
 from stages.train.setup import mode, prepare_device, prepare_torch, processes, provenance, scaled
 from stages.training import Average, Diverged, Loop, Part, made_once, write_curve
-from stages.training.distributed import Ranks, joined, launch, spread, started
+from stages.training.distributed import Ranks, apart, grad_scaler, joined, launch, spread, started
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -75,10 +72,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         try:
             entry = made_once("train", key, "trained", make)
         except Diverged as error:
-            shown = [data[key] for key in next(epochs(params, data, error.step, error.step + 1))]
-            images = [image[..., ::-1] if channels == "bgr" else image for image, _ in shown]
-            names = [data.identities[label] for _, label in shown]
-            show_batch(root / "plots/diverged.png", images, names, f"step {error.step}")
+            show_batch(root / "plots/diverged.png", data, next(epochs(params, data, error.step, error.step + 1)))
             raise
         ranks.tell(False)
     link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
@@ -109,12 +103,11 @@ def learn(
     groups = parameter_groups(model, train.weight_decay)
     optimizer = torch.optim.SGD(groups, train.lr, train.momentum, fused=device.type == "cuda" or None)
     head.keep_whole(optimizer)
-    scaler = (ShardedGradScaler if ranks.count > 1 else torch.amp.GradScaler)(device.type, enabled=scaled(train))
-    average = Average(backbone, train.ema, norms=True)
+    scaler = grad_scaler(ranks, device, enabled=scaled(train))
+    average = Average(backbone, train.ema, norms=True) if train.ema else None
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    if train.ema:
-        parts["average"] = average
+    parts |= {"average": average} if average else {}
     loop = Loop(
         "train",
         key,
@@ -151,11 +144,11 @@ def learn(
         norm = gradient_norm(backbone, train.clip)
         scaler.step(optimizer)
         scaler.update()
-        if train.ema:
+        if average:
             average.update(backbone, step)
         loop.record(loss=loss, accuracy=accuracy, norm=norm.nan_to_num(0, 0) if scaled(train) else norm)
 
-    if train.ema:
+    if average:
         average.copy_to(backbone)
     counts = {"identities": len(data.identities), "images": len(data)}
     last = loop.means(per_epoch)
@@ -189,18 +182,6 @@ def own_part(keys: Iterator[list[Any]], accumulate: int, ranks: Ranks) -> Iterat
 def whole_labels(own: list[Tensor], ranks: Ranks) -> list[Tensor]:
     """The labels of all processes' images, [n] int64 for each pass."""
     return [torch.cat(of_pass) for of_pass in zip(*ranks.gather(own), strict=True)]
-
-
-def apart(network: nn.Module, last: bool) -> Any:
-    """Passes before the last add to the gradients of this process alone."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
-
-
-def gradient_norm(backbone: nn.Module, clip: float) -> Tensor:
-    """Of the backbone's gradient, which is clipped to `clip` if that is not 0."""
-    if clip:
-        return nn.utils.clip_grad_norm_(backbone.parameters(), clip)
-    return nn.utils.get_total_norm([p.grad for p in backbone.parameters() if p.grad is not None])
 
 
 def run_fingerprint(params: Params, data: FaceDataset, device: torch.device, count: int = 1) -> str:

@@ -14,7 +14,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -73,8 +72,8 @@ class Ranks:
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, which are one loss's summands: the gradient passes as it is."""
-        return _Sum.apply(tensor) if self.count > 1 else tensor
+        """The sum over the processes, of what then is the same in all: the gradient passes as it is."""
+        return _Sum.apply(tensor, False) if self.count > 1 else tensor
 
     def max(self, tensor: Tensor) -> Tensor:
         """The largest over the processes, without a gradient."""
@@ -94,14 +93,19 @@ class Ranks:
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, goes_apart: bool) -> Tensor:
+        """Whether the processes make different things of the sum, so that their gradients add up."""
+        ctx.goes_apart = goes_apart
         tensor = tensor.clone()
         distributed.all_reduce(tensor)
         return tensor
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.goes_apart:
+            gradient = gradient.clone()
+            distributed.all_reduce(gradient)
+        return gradient, None
 
 
 class _Whole(torch.autograd.Function):
@@ -138,21 +142,35 @@ def spread(network: nn.Module, ranks: Ranks, device: torch.device, whole_norms: 
             if isinstance(norm, _BatchNorm):
                 norm.forward = partial(whole_batch_norm, norm)  # type: ignore[method-assign]
     own = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, own, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, own, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def whole_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
+def apart(network: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """While it is open, and unless this is a step's last pass, gradients are those of this process alone."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+
+
+def grad_scaler(ranks: Ranks, device: torch.device, enabled: bool) -> torch.amp.GradScaler:
+    """Of the loss; a step that overflows in one process is left out in all."""
+    if ranks.count == 1:
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # here: it takes long to load
+
+    return ShardedGradScaler(device.type, enabled=enabled)
+
+
+def whole_batch_norm(norm: Any, x: Tensor) -> Tensor:
     """Batch norm of [n, c, ...] over the images of all processes; in evaluation mode the usual one."""
     if not norm.training:
         return type(norm).forward(norm, x)
     axes = [axis for axis in range(x.dim()) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
     wide = x.float()
-    sums = all_reduce(torch.cat([wide.sum(axes), wide.new_tensor([x.numel() / x.shape[1]])]))
+    sums = _Sum.apply(torch.cat([wide.sum(axes), wide.new_tensor([x.numel() / x.shape[1]])]), True)
     count = sums[-1].detach()
     mean = sums[:-1] / count
     away = wide - mean.view(shape)
-    variance = all_reduce(away.square().sum(axes)) / count
+    variance = _Sum.apply(away.square().sum(axes), True) / count
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)

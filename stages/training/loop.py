@@ -163,7 +163,7 @@ class Loop:
         return dict(zip(self.names, self.values[-steps:].double().mean(0).tolist(), strict=True))
 
     def _latest(self, step: int) -> dict[str, str]:
-        values = dict(zip(self.names, self.values[step].tolist(), strict=True)) | self.line(step)
+        values = dict(zip(self.names, self.values[step].tolist(), strict=True)) | dict(self.line(step))
         return {name: f"{value:.3g}" for name, value in values.items()}
 
     def _look(self, done: int) -> None:
