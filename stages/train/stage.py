@@ -44,7 +44,7 @@ CODE = (
 def run(params: Params, root: Path = Path(".")) -> None:
     """Train on `train.data`; write `data/train/backbone.safetensors`, `metrics/train.json` and `plots/train.csv`.
 
-    Beside them, `data/provenance/train.json` says where and how: device, mode, versions, seconds.
+    Beside them, `data/train_provenance.json` says where and how: device, mode, versions, seconds.
 
     Raises:
         StoreError: no images, or broken ones, or a process that was killed.
@@ -76,7 +76,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
             raise
         ranks.tell(False)
     link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
-    link(entry.path / "provenance.json", root / "data/provenance/train.json")
+    link(entry.path / "provenance.json", root / "data/train_provenance.json")
     link(entry.path / "train.csv", root / "plots/train.csv")
     write_json(root / "metrics/train.json", entry.numbers)
 

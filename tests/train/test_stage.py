@@ -329,7 +329,7 @@ def test_an_average_of_the_weights_is_what_comes_out(place, monkeypatch):
 def test_where_and_how_it_ran_stands_apart_from_the_numbers(place):
     here = place("a")
     run(params(epochs=1), here)
-    said = json.loads((here / "data/provenance/train.json").read_text())
+    said = json.loads((here / "data/train_provenance.json").read_text())
     assert (said["mode"], said["processes"], said["threads"]) == ("deterministic", 1, 1)
     assert said["torch"] == torch.__version__
     assert said["device"]
