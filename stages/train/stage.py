@@ -125,11 +125,11 @@ def learn(
     loader = DataLoader(data, batch_sampler=keys, num_workers=train.workers)
     feed = loop.watched(loader)
     for step in loop:
+        passes = list(islice(feed, train.accumulate))
         torch.manual_seed(params.seed * 2**32 + ranks.rank * 2**24 + step)  # of dropout and of the sampled classes
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, step / per_epoch)
         optimizer.zero_grad()
-        passes = list(islice(feed, train.accumulate))
         labels = whole_labels([own for _, own in passes], ranks)
         loss = accuracy = torch.zeros((), device=device)
         for k, (images, _) in enumerate(passes):

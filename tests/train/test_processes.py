@@ -21,7 +21,7 @@ from tests.train.conftest import made_up_people
 
 HEADS = ["adaface", "arcface", "cosface"]
 N, D, C = 7, 5, 9  # not to be divided by two
-TRAIN = {"head": "adaface", "margin": 0.2, "scale": 16, "batch_size": 15, "lr": 0.002, "epochs": 4, "threads": 1}
+TRAIN = {"head": "adaface", "margin": 0.2, "scale": 16, "batch_size": 15, "lr": 5e-4, "epochs": 4, "threads": 1}
 
 
 class Small(IResNet):
@@ -109,7 +109,7 @@ def both(folder):
         results["part"] = (ranks.rank, ranks.count)
         torch.manual_seed(ranks.rank)
         sampled = head_of("cosface", ranks, 0.8)
-        results["sampled"] = [sampled(batch()[0][ranks.part(N)], batch()[1])[0].detach() for _ in range(2)]
+        results["sampled"] = [sampled(batch()[0][ranks.part(N)], batch()[1])[0].item() for _ in range(9)]
         train(folder, "two", ranks)
         train(folder, "resumed", ranks, stop=8, checkpoint_minutes=0.0)
         train(folder, "three passes", ranks, epochs=1, accumulate=3, last_batch="keep", sample_rate=0.5, ema=0.9)
@@ -170,20 +170,25 @@ def test_a_sample_over_two_processes(results):
     """One loss in both, below that over all classes, and another with another draw."""
     embeddings, labels = batch()
     whole = head_of("cosface", Ranks())(embeddings, labels)[0]
-    first, second = results[0]["sampled"]
-    assert torch.equal(first, results[1]["sampled"][0])
-    assert first < whole
-    assert first != second
+    losses = results[0]["sampled"]
+    assert losses == results[1]["sampled"]
+    assert max(losses) < whole
+    assert len(set(losses)) > 1
 
 
 def test_twenty_steps_of_two_processes_are_those_of_one(folder, small, monkeypatch):
-    """With batch norms, over images that do not divide by two; the results differ by rounding."""
+    """With batch norms, and batches that do not divide by two; the results differ by rounding.
+
+    At a learning rate at which rounding does not grow: at 0.05 it comes to 5e-3, as it does in one process with weights
+    1e-7 off as well. In float64, two processes are within 1e-14 there.
+    """
     monkeypatch.setenv("R2R_CACHE", str(folder / "one-cache"))
     stage.run(params(), folder / "one")
     assert (folder / "one/metrics/train.json").read_text().count('"steps": 20')
     one, two = state(folder / "one"), state(folder / "two")
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
+    torch.manual_seed(0)
+    assert (Small().conv1.weight - one["conv1.weight"]).abs().mean() > 1e-4
 
 
 def test_two_processes_go_on_where_they_stopped(folder):
