@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from stages.knobs import ParamsError
 from stages.store import StoreError
@@ -253,6 +254,7 @@ def _member(surroundings: Mapping[str, str], errors: Any, function: Callable[...
     """Call it, and end with the parent, however that ends; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(surroundings)
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and leaks when this one is killed
     parent = multiprocessing.parent_process()
     assert parent is not None
 
