@@ -56,8 +56,8 @@ def fault(train: Train, curve: Mapping[str, np.ndarray], step: int) -> str | Non
 def remedy(train: Train) -> str:
     """What to do when a training diverges."""
     return (
-        f"Lower train.lr ({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip}); "
-        "plots/diverged.png shows the batch"
+        f"Lower train.lr ({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip})"
+        "; plots/diverged.png shows the batch"
     )
 
 
