@@ -103,6 +103,11 @@ class Train:
     weight_decay: float = knob(5e-4, "on all but batch norms", ge=0, lt=FLOAT32)
     decay_norms: bool = knob(False, "weight decay on batch norms too, as insightface and SynFace have it")
     clip: float = knob(0.0, "norm of the backbone's gradient; 0 is off, as AdaFace; insightface clips at 5", ge=0)
+    validation: str = knob("", "pairs, or a folder of such, that choose the epoch; train.data is none, and the last")
+    validation_epochs: int = knob(1, "between two looks at them", ge=1)
+    validation_by_test: bool = knob(
+        False, "they may be of data/benchmarks, as is usual; metrics/train.json then says so"
+    )
     ema: float = knob(0.0, "decay of the average of the weights, which is then what comes out; 0 is off", ge=0, lt=1)
     sample_rate: float = knob(
         1.0, "share of the other class centres that a step uses (PartialFC); insightface takes 0.1 to 0.3", gt=0, le=1

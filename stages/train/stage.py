@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stages.images import read_faces
 from stages.knobs import check
 from stages.store import fingerprint, link, write_json
-from stages.train.backbones import Card, save_backbone
+from stages.train.backbones import Backbone, Card, save_backbone
 from stages.train.data import Channels, FaceDataset, Source, load
 from stages.train.heads import create_head
 from stages.train.knobs import Real, Train
@@ -31,6 +31,7 @@ from stages.train.recipes import create_recipe
 from stages.train.safety import check_batches, fault, gradient_norm, remedy, show_batch
 from stages.train.schedule import learning_rate, parameter_groups
 from stages.train.setup import mode, prepare_device, prepare_torch, processes, provenance, scaled
+from stages.train.validation import Validation
 from stages.training import Average, Diverged, Loop, Part, made_once, write_curve
 from stages.training.distributed import Ranks, apart, grad_scaler, joined, launch, spread, started
 
@@ -66,16 +67,17 @@ def run(params: Params, root: Path = Path(".")) -> None:
         sees = channels if train.recipe == "adaface" else "rgb"  # official AdaFace augments what its network sees
         recipe = create_recipe(train, params.digiface)
         data = FaceDataset(sources(train, params.real, root), params.seed, recipe, sees, channels, network.columns)
+        validation = Validation(train, root) if train.validation not in ("", train.data) else None
         check_batches(train, len(orders_of(train, data)[0]), data.identities, ranks.count)
         if not ranks.first:
             while ranks.tell(False):  # what the first has to learn
-                learn(params, data, device, "", root, ranks)
+                learn(params, data, device, "", root, ranks, validation)
             return
-        key = run_fingerprint(params, data, device, ranks.count)
+        key = run_fingerprint(params, data, device, ranks.count, validation)
 
         def make(folder: Path) -> Mapping[str, float]:
             ranks.tell(True)
-            return learn(params, data, device, key, folder, ranks)
+            return learn(params, data, device, key, folder, ranks, validation)
 
         try:
             entry = made_once("train", key, "trained", make)
@@ -91,7 +93,13 @@ def run(params: Params, root: Path = Path(".")) -> None:
 
 
 def learn(
-    params: Params, data: FaceDataset, device: torch.device, key: str, folder: Path, ranks: Ranks
+    params: Params,
+    data: FaceDataset,
+    device: torch.device,
+    key: str,
+    folder: Path,
+    ranks: Ranks,
+    validation: Validation | None = None,
 ) -> Mapping[str, float]:
     """Train, and have the first process write backbone, curve and provenance to `folder`; returns the metrics."""
     train = params.train
@@ -117,7 +125,7 @@ def learn(
     average = Average(backbone, train.ema, norms=True) if train.ema else None
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    parts |= {"average": average} if average else {}
+    parts |= {name: part for name, part in (("average", average), ("validation", validation)) if part}
     loop = Loop(
         "train",
         key,
@@ -158,20 +166,28 @@ def learn(
         scaler.update()
         if average:
             average.update(backbone, step)
+        epoch, rest = divmod(step + 1, per_epoch)
+        looks = not rest and (epoch % train.validation_epochs == 0 or epoch == train.epochs)
+        if validation and looks and ranks.first:
+            validation.look(outcome(train, backbone, average), backbone.channels, epoch)
         loop.record(loss=loss, accuracy=accuracy, norm=norm.nan_to_num(0, 0) if scaled(train) else norm)
 
-    if average:
-        average.copy_to(backbone)
-    last = loop.means(per_epoch)
+    last, chosen = loop.means(per_epoch), {}
     if ranks.first:
+        backbone = outcome(train, backbone, average)
+        if validation:
+            backbone.load_state_dict(validation.weights)
+            chosen = validation.numbers()
         counts = {"identities": data.identities, "images": len(data)}
         card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
         save_backbone(folder / "backbone.safetensors", backbone, card)
         write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
-        write_json(folder / "provenance.json", provenance(train, device, ranks.count, loop.seconds))
+        looked = {"validation": validation.accuracy} if validation else {}
+        write_json(folder / "provenance.json", provenance(train, device, ranks.count, loop.seconds) | looked)
     return {
         **data.counts(),
         "steps": steps,
+        **chosen,
         "loss": round(last["loss"], 4),  # of the last epoch, as is the accuracy
         "accuracy": round(100 * last["accuracy"], 2),
     }
@@ -226,12 +242,26 @@ def whole_labels(own: list[Sequence[Tensor]], ranks: Ranks) -> list[list[Tensor]
     ]
 
 
-def run_fingerprint(params: Params, data: FaceDataset, device: torch.device, count: int = 1) -> str:
+def outcome(train: Train, backbone: Backbone, average: Average | None) -> Backbone:
+    """The network as it would come out now."""
+    network = create_backbone(train.backbone).to(next(backbone.parameters()).device)
+    network.load_state_dict(backbone.state_dict())
+    if average:
+        average.copy_to(network)
+    return network
+
+
+def run_fingerprint(
+    params: Params, data: FaceDataset, device: torch.device, count: int = 1, validation: Validation | None = None
+) -> str:
     """What a run's steps depend on: the images, the knobs that matter here, the code, torch and the processes."""
     train = params.train
     idle: dict[str, object] = {"workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
     idle |= {"data": "elsewhere", "second": "", "third": "", "weights": (1.0, 1.0, 1.0)}  # in the digest
     idle |= {"processes": count, "mode": mode(train, device)}
+    idle |= {"validation": "", "validation_by_test": False}  # as above
+    if not validation:
+        idle["validation_epochs"] = 1
     if device.type == "cuda":
         idle["threads"] = 1
     if count == 1:
@@ -248,7 +278,8 @@ def run_fingerprint(params: Params, data: FaceDataset, device: torch.device, cou
         idle["milestones"] = ()
     knobs = replace(train, **idle)  # type: ignore[arg-type]
     recipe = params.digiface if train.recipe == "digiface" else None
-    return fingerprint(params.seed, knobs, recipe, data.digest(), torch.__version__, code=CODE)
+    chosen_by = (validation.digest(), validation.test) if validation else None
+    return fingerprint(params.seed, knobs, recipe, data.digest(), chosen_by, torch.__version__, code=CODE)
 
 
 def rows(train: Train, per_epoch: int) -> Callable[[int, Mapping[str, float]], dict[str, str | int]]:
