@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.knobs import Device, Precision, check, knob, knobs
+from stages.training.viewer import Viewer
 
 Backbone = Literal[
     "ir_18",
@@ -141,6 +142,7 @@ class Train:
     )
     threads: int = knob(2, "of torch on a CPU; results are equal for equal thread counts", ge=1)
     workers: int = knob(0, "processes that read and augment; 0 is the training process itself", ge=0)
+    viewer: Viewer = knob("none", "shows each step as it comes, from logs/: none | tensorboard | dvclive")
     checkpoint_minutes: float = knob(1.0, "minutes between checkpoints", ge=0)
     device: Device = knob("auto", "auto | cpu | cuda")
 

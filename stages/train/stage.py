@@ -34,6 +34,7 @@ from stages.train.setup import mode, prepare_device, prepare_torch, processes, p
 from stages.train.validation import Validation
 from stages.training import Average, Diverged, Loop, Part, made_once, write_curve
 from stages.training.distributed import Ranks, apart, grad_scaler, joined, launch, spread, started
+from stages.training.viewer import viewer
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -139,6 +140,8 @@ def learn(
         fault=lambda curve, step: fault(train, curve, step),
         line=lambda step: {"lr": learning_rate(train, step / per_epoch)},
     )
+    if ranks.first:
+        loop.view = viewer(train.viewer, Path("logs") / key[:12], loop.start)
     keys = own_part(epochs(train, orders, loop.start, steps), train.accumulate, ranks)
     feed = loop.watched(load(data, keys, train.workers, pinned=device.type == "cuda"))
     for step in loop:
@@ -256,7 +259,7 @@ def run_fingerprint(
 ) -> str:
     """What a run's steps depend on: the images, the knobs that matter here, the code, torch and the processes."""
     train = params.train
-    idle: dict[str, object] = {"workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    idle: dict[str, object] = {"workers": 0, "viewer": "none", "checkpoint_minutes": 0.0, "device": device.type}
     idle |= {"data": "elsewhere", "second": "", "third": "", "weights": (1.0, 1.0, 1.0)}  # in the digest
     idle |= {"processes": count, "mode": mode(train, device)}
     idle |= {"validation": "", "validation_by_test": False}  # as above

@@ -105,6 +105,7 @@ class Loop:
         self.seconds = 0.0  # that all runs took together, up to the last checkpoint
         self._waited = 0.0  # seconds, since the last look
         self.start = self._load()
+        self.view: Callable[[int, Mapping[str, float]], None] = lambda step, values: None  # of each step
 
     def __iter__(self) -> Iterator[int]:
         before = self.seconds
@@ -125,7 +126,8 @@ class Loop:
                 if due or last or now - looked >= LOOK or self._recent[-1].device.type == "cpu":
                     self._look(step + 1)
                     share = self._waited / max(now - looked, 1e-9)
-                    bar.set_postfix(self._latest(step) | {"waiting": f"{share:.0%}"}, refresh=False)
+                    latest = {name: f"{value:.3g}" for name, value in self._said(step).items()}
+                    bar.set_postfix(latest | {"waiting": f"{share:.0%}"}, refresh=False)
                     looked, self._waited = now, 0.0
                 bar.update(self.batch)
                 if due and not last:
@@ -162,9 +164,8 @@ class Loop:
         """Means over the last steps."""
         return dict(zip(self.names, self.values[-steps:].double().mean(0).tolist(), strict=True))
 
-    def _latest(self, step: int) -> dict[str, str]:
-        values = dict(zip(self.names, self.values[step].tolist(), strict=True)) | dict(self.line(step))
-        return {name: f"{value:.3g}" for name, value in values.items()}
+    def _said(self, step: int) -> dict[str, float]:
+        return dict(zip(self.names, self.values[step].tolist(), strict=True)) | dict(self.line(step))
 
     def _look(self, done: int) -> None:
         rows = torch.stack(self._recent).cpu()
@@ -174,6 +175,7 @@ class Loop:
         for step in range(first, done) if self.ranks.first else ():
             if what := self._not_finite(step) or self.fault(self.curve, step):
                 raise Diverged(f"{what} in step {step} of {self.steps}: training diverged. {self.hint}", step)
+            self.view(step, self._said(step))
 
     def _not_finite(self, step: int) -> str | None:
         values = zip(self.names, self.values[step].tolist(), strict=True)
