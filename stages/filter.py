@@ -47,8 +47,8 @@ class Filter:
 def run(params: Params, root: Path = Path(".")) -> None:
     """Order the identities of `data/embed/source` and choose the first `n_ids`.
 
-    Writes `data/filter.h5`, in rising order of the score (ties, and `none`, by identity number): identity [m] int64, score [m]
-    float64, similarity [m] float64 to nearest [m] int64, the nearest other identity, and chosen [m] bool.
+    Writes `data/filter.h5`, in rising order of the score (ties, and `none`, by identity number): identity [m] int64,
+    score [m] float64, similarity [m] float64 to nearest [m] int64, the nearest other identity, and chosen [m] bool.
 
     Raises:
         ParamsError: `n_ids` is larger than the number of identities.

@@ -150,9 +150,8 @@ def findings(table: Table, profile: str, results: Sequence[Result], root: Path =
         official, ours = claim.by.get("paper", MEAN), claim.by.get(profile, MEAN)
         pair = [table.published(table.row(name)).get(official, "") for name in (claim.higher, claim.lower)]
         high, low = (value_of(one) for one in pair)
-        said = (
-            f"{high - low:+.2f}" if high is not None and low is not None else " / ".join(filter(None, map(str, pair)))
-        )
+        words = " / ".join(map(str, pair)) if all(pair) else ""
+        said = f"{high - low:+.2f}" if high is not None and low is not None else words
         higher, lower = (numbers.get(name, {}).get(ours, none) for name in (claim.higher, claim.lower))
         found.append(Finding(claim, said, *difference(higher, lower)))
     return found
