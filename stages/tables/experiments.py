@@ -27,6 +27,7 @@ from stages.store import StoreError
 CONFIGURATION = ("conf", "dvc.yaml", "stages/tables/people.py")
 LINE = re.compile(r"(\w{7})\s+(\S+)\s.*\s(Queued|Running|Failed|Success)\s*$", re.M)  # of `dvc queue status`
 POLL, ASK = 2.0, 20.0  # seconds between looks at git, and between questions to DVC, which takes seconds to answer
+STARTED = 30.0  # seconds in which a worker has answered
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def start(root: Path, jobs: int, gpus: int) -> None:
         return
     for number in range(1, jobs + 1):
         _dvc(root, "queue", "start", "-j", str(number), CUDA_VISIBLE_DEVICES=str((number - 1) % gpus))
-        while not _workers(root) >= number:  # else the next call starts this one again
+        deadline = time.monotonic() + STARTED
+        while _workers(root) < number and time.monotonic() < deadline:  # else the next call starts this one again
             time.sleep(1)
 
 
@@ -141,7 +143,7 @@ def wait(root: Path, wanted: Iterable[str]) -> list[str]:
     Returns:
         Those that did not become an experiment.
     """
-    left, asked = set(wanted), time.monotonic()
+    left, asked, idle = set(wanted), time.monotonic(), 0
     with tqdm(total=len(left), desc="run", unit="experiments") as bar:
         while left:
             time.sleep(POLL)
@@ -150,7 +152,8 @@ def wait(root: Path, wanted: Iterable[str]) -> list[str]:
             if left and time.monotonic() - asked > ASK:
                 states, asked = queue(root), time.monotonic()
                 going = {name for name in left if states.get(name, ("", ""))[1] in ("Queued", "Running")}
-                if not going or not _workers(root):
+                idle = 0 if going else idle + 1
+                if idle == 2:  # once may be between a task's start and DVC's word of it
                     return sorted(left - taken(root))
     return []
 

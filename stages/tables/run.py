@@ -60,7 +60,10 @@ def run(
         print("nothing is missing")
         return True
     found = experiments.finished(root, now)
-    todo = {one.params: one for one in missing if one.params not in found}  # of equal parameters once
+    todo: dict[str, Run] = {}
+    for one in missing:
+        if one.params not in found:
+            todo.setdefault(one.params, one)  # of equal parameters once
     taken = experiments.taken(root)
     wishes = [Wish(_name(one, profile, taken), one.settings, _files(one)) for one in todo.values()]
     print(f"{len(missing)} results are missing; {len(wishes)} experiments are to be run for them")
