@@ -241,6 +241,59 @@ def doctor(
             raise typer.Exit(1)
 
 
+tables_app = typer.Typer(help="The papers' tables: list them, run what is missing, show ours beside the published.")
+app.add_typer(tables_app, name="tables")
+InProfile = Annotated[str, typer.Option(help="embedded, paper or smoke: one of tables/profile.")]
+
+
+@tables_app.callback(invoke_without_command=True)
+def tables(context: typer.Context, profile: InProfile = "embedded") -> None:
+    """List the papers' tables with what has been run of them; `run` runs what is missing, `show` shows one."""
+    if context.invoked_subcommand is None:
+        with _loud():
+            pages = importlib.import_module("stages.tables.pages")
+            typer.echo(pages.text_of(pages.listing(profile)))
+
+
+@tables_app.command(name="run")
+def tables_run(
+    names: Annotated[list[str], typer.Argument(help="Tables, or `all`.")],
+    profile: InProfile = "embedded",
+    seeds: Annotated[int, typer.Option(min=1, help="0 to this less one.")] = 3,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Experiments at a time; a GPU each.")] = 1,
+    rows: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again.")] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KNOB=VALUE", help="What a row needs, or a knob of all rows."),
+    ] = None,
+) -> None:
+    """Run the rows that are missing as DVC experiments, and write tables/results."""
+    with _loud():
+        every = importlib.import_module("stages.tables.definitions").names()
+        chosen = every if names == ["all"] else names
+        run = importlib.import_module("stages.tables.run").run
+        if not run(chosen, profile, seeds, jobs, rows or (), knob or ()):
+            raise typer.Exit(1)
+
+
+@tables_app.command(name="show")
+def tables_show(
+    name: Annotated[str, typer.Argument(help="A table.")],
+    profile: InProfile = "embedded",
+    md: Annotated[bool, typer.Option("--md", help="As Markdown.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="As a fragment of HTML.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="As LaTeX.")] = False,
+) -> None:
+    """Show ours beside the published, and what is seen of what the paper claims."""
+    with _loud():
+        pages = importlib.import_module("stages.tables.pages")
+        code = importlib.import_module("stages.tables.experiments").code
+        ways = ((md, pages.as_markdown), (csv, pages.as_csv), (html, pages.as_html), (latex, pages.as_latex))
+        as_asked = next((way for asked, way in ways if asked), pages.as_text)
+        typer.echo(as_asked(pages.show(name, profile, code(Path()))))
+
+
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(help="A weights file.")]) -> None:
     """Say what a weights file is: its network, layout, channel order and size."""
