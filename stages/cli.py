@@ -55,6 +55,9 @@ def _alone(stage: str) -> Iterator[None]:
         parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
     usable_cache()
+    if int(os.environ.get("RANK", 0)) > 0:  # of several that torchrun started, the first holds it
+        yield
+        return
     with open(f".{stage}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,7 +23,7 @@ from stages.judge import Judge
 from stages.knobs import ParamsError, check, knob, knobs
 from stages.report.knobs import Report
 from stages.synthesize import Synthesize
-from stages.train.knobs import Train
+from stages.train.knobs import DigiFace, Real, Train
 from stages.transfer import knobs_of
 
 BLOCKS = {
@@ -36,6 +36,8 @@ BLOCKS = {
     "judge": Judge,
     "align": Align,
     "train": Train,
+    "real": Real,
+    "digiface": DigiFace,
     "evaluate": Evaluate,
     "report": Report,
 }
@@ -62,6 +64,8 @@ class Params:
     judge: Judge = knob(Judge(), "")
     align: Align = knob(Align(), "")
     train: Train = knob(Train(), "")
+    real: Real = knob(Real(), "")
+    digiface: DigiFace = knob(DigiFace(), "")
     evaluate: Evaluate = knob(Evaluate(), "")
     report: Report = knob(Report(), "")
 

@@ -50,8 +50,9 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """Make `images_per_id` images of each identity chosen in `data/filter.h5`, by the method `params.method`.
 
     Writes `data/synthesize/00000.h5`, ... cut by ranges of identity numbers: identity [n] int64, sample [n] int32,
-    t [n] float32, seed [n] int64, and the images; `metrics/synthesize.json`, and `plots/synthesize/sheet.png`. A method
-    that makes no images leaves the folders empty, and the metrics say so.
+    t [n] float32, seed [n] int64, of mixed identities partner [n] int64 and ratio [n] float64, and the images;
+    `metrics/synthesize.json`, and `plots/synthesize/sheet.png`. A method that makes no images leaves the folders empty,
+    and the metrics say so.
 
     Raises:
         StoreError: something that the method needs is missing.
@@ -113,6 +114,7 @@ def _start(params: Params, root: Path, place: str | None = None) -> Callable[[in
             "t": portraits.t,
             "seed": portraits.seed,
         }
+        columns |= portraits.mixtures._asdict() if portraits.mixtures else {}
         return Rows(columns, [encode(image, knobs.codec, knobs.quality) for image in portraits.images])
 
     return make

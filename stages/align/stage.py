@@ -31,7 +31,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
     """Align samples 0 to `images_per_id` - 1 of the identities that filter chose.
 
     Shards: identity [n] int64, sample [n] int32, found [n] bool, score [n] float32, landmarks [n, 5, 2] float32 (px of
-    the image before the warp; NaN without a face), and n encoded 112 x 112 images.
+    the image before the warp; NaN without a face), of mixed identities partner [n] int64 and ratio [n] float64, and n
+    encoded 112 x 112 images.
 
     Raises:
         StoreError: an identity or an image that is not there, or an image that does not decode.
@@ -82,6 +83,7 @@ def aligner(faces: Faces, rows: dict[int, list[int]], align: Align) -> Callable[
             "score": aligned.scores,
             "landmarks": aligned.landmarks,
         }
+        columns |= {name: column[mine] for name, column in faces.mixtures._asdict().items()} if faces.mixtures else {}
         images = [encode(image, align.codec) for image in aligned.images[keep]]
         return Rows({name: column[keep] for name, column in columns.items()}, images)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from stages.align.faces import CODE as ALIGN_CODE
@@ -81,17 +82,22 @@ def load_network(path: Path, channels: str | None = None, device: str = "auto") 
     backbone, card = load_backbone(path)
     order = channels or card.channels
     place = pick_device(device, "evaluate.device")
-    backbone.to(place)
+    return Network(path, file_digest(path), order, place, embedder(backbone.to(place), order))
+
+
+def embedder(backbone: nn.Module, channels: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [b, h, w, 3] uint8 RGB -> raw embeddings [b, d] float32, by a network in evaluation mode."""
+    device = next(backbone.parameters()).device
 
     @torch.inference_mode()
     def forward(images: np.ndarray) -> np.ndarray:
-        return backbone(normalise(torch.from_numpy(images).to(place), order)).float().cpu().numpy()
+        return backbone(normalise(torch.from_numpy(images).to(device), channels)).float().cpu().numpy()
 
     def in_parts(images: np.ndarray) -> np.ndarray:
         parts = [images[begin : begin + PART] for begin in range(0, len(images), PART)]
         return np.concatenate(list(threads(cores())(lambda: forward, parts)))
 
-    return Network(path, file_digest(path), order, place, in_parts if place == "cpu" else forward)
+    return in_parts if device == "cpu" else forward
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def embed(
     with locked("evaluate", key):
         entry = find("evaluate", key)
         if entry is None:
-            result = _embed(network, images, flip, align, batch_size, bar)
+            result = embed_now(network, images, flip, align, batch_size, bar)
             names = ("image", "mirror")[: len(result.views)]
             with adding("evaluate", key, "content.h5") as draft:
                 write_shard(draft.path, {**dict(zip(names, result.views, strict=True)), "found": result.found})
@@ -137,9 +143,10 @@ def embed(
         return Embeddings(np.stack([shard[name] for name in ("image", "mirror")[: 1 + flip]]), shard["found"])
 
 
-def _embed(
-    network: Network, images: Images, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None
+def embed_now(
+    network: Network, images: Images, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None = None
 ) -> Embeddings:
+    """The same, whatever the cache holds."""
     views_of: list[list[np.ndarray]] = [[], []] if flip else [[]]
     found_of = []
     for begin in range(0, len(images), batch_size):

@@ -9,8 +9,9 @@
 | zip, or folder of images | `<identity>/<image>`, most sets | rank of the folder | rank in the folder | `folders` |
 
 A form is known by its content. A folder that holds nothing but one such file or folder stands for it. Nothing is
-unpacked or copied, no reader keeps more than a few files open, and none holds an image that it has given out.
-Images without identities are an `Archive`. Pixels are taken as they are stored: no EXIF orientation is applied.
+unpacked or copied, no reader keeps more than a few files open, and none holds an image that it has given out. Images of
+two identities, SynFace's by their names, have `mixtures`. Images without identities are an `Archive`. Pixels are taken
+as they are stored: no EXIF orientation is applied.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from stages.images.archive import Archive
 from stages.images.colours import looks_swapped
 from stages.images.faces import Faces
+from stages.images.mixtures import Mixtures
 from stages.images.shards import Rows, Shards, read_rows, write_rows
 from stages.images.tree import is_hidden, is_image, walk
 from stages.store import StoreError
@@ -31,6 +33,7 @@ RECORD, ZIP, SHARD, DATABASE = b"\x0a\x23\xd7\xce", b"PK", b"\x89HDF\r\n\x1a\n",
 __all__ = [
     "Archive",
     "Faces",
+    "Mixtures",
     "Rows",
     "Shards",
     "is_hidden",

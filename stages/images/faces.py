@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.images.mixtures import Mixtures
 from stages.store import StoreError, decode
 
 CHUNK = 1000  # identities of a part, where a set has no parts of its own
@@ -26,6 +27,7 @@ class Faces:
     Attributes:
         path: of the set.
         identity, sample: [n] int64, which together name an image.
+        mixtures: whom else the images show; none in a set of images of one identity each.
         left_out: what stands there and is not read, counted by kind.
 
     Raises:
@@ -33,7 +35,12 @@ class Faces:
     """
 
     def __init__(
-        self, path: Path, identity: np.ndarray, sample: np.ndarray, left_out: dict[str, int] | None = None
+        self,
+        path: Path,
+        identity: np.ndarray,
+        sample: np.ndarray,
+        left_out: dict[str, int] | None = None,
+        mixtures: Mixtures | None = None,
     ) -> None:
         self.path = path
         self.left_out = {kind: count for kind, count in (left_out or {}).items() if count}
@@ -42,6 +49,7 @@ class Faces:
         self._place = np.lexsort((sample, identity))
         self.identity = np.asarray(identity, np.int64)[self._place]
         self.sample = np.asarray(sample, np.int64)[self._place]
+        self.mixtures = mixtures and Mixtures(*(column[self._place] for column in mixtures))
         twice = (np.diff(self.identity) == 0) & (np.diff(self.sample) == 0)
         if twice.any():
             row = int(np.argmax(twice))
@@ -57,6 +65,11 @@ class Faces:
     def identities(self) -> np.ndarray:
         """[m] int64, rising."""
         return np.unique(self.identity)
+
+    @property
+    def place(self) -> np.ndarray:
+        """[n] int64: of each image's row, its number in the order in which they lie."""
+        return self._place
 
     def rows(self, identity: int) -> range:
         """The rows of an identity's images, by rising sample.
@@ -85,7 +98,8 @@ class Faces:
         """Identity of the content of these rows, or of all: the images' numbers and bytes, and not where they lie."""
         chosen = np.arange(len(self)) if rows is None else np.fromiter(rows, np.int64)
         digest = hashlib.sha256()
-        for column in (self.identity[chosen], self.sample[chosen], self._digests(self._place[chosen])):
+        mixed = [column[chosen] for column in self.mixtures or ()]
+        for column in (self.identity[chosen], self.sample[chosen], self._digests(self._place[chosen]), *mixed):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""A zip or folder of images, a folder an identity: CASIA-WebFace, DCFace, Digi2Real and most others."""
+"""A zip or folder of images, a folder an identity: CASIA-WebFace, DCFace, Digi2Real, SynFace's and most others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.images.archive import Archive
 from stages.images.faces import Faces
+from stages.images.mixtures import mixtures_of
 from stages.store import StoreError
 
 
@@ -15,7 +16,7 @@ class Folders(Faces):
     """The images of a zip or folder. Identities and samples are ranks in the order of names.
 
     Raises:
-        StoreError: as `Archive`, and for an image that lies in no identity's folder.
+        StoreError: as `Archive`, and for an image that lies in no identity's folder; as `mixtures_of`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +31,7 @@ class Folders(Faces):
         first = np.searchsorted(identity[order], np.arange(len(rank)))
         sample = np.empty(len(order), np.int64)
         sample[order] = np.arange(len(order)) - first[identity[order]]
-        super().__init__(path, identity, sample, self._archive.left_out)
+        super().__init__(path, identity, sample, self._archive.left_out, mixtures_of(names, rank, path))
 
     def _encoded(self, place: int) -> bytes:
         return self._archive.encoded(place)

@@ -1,7 +1,8 @@
-"""This project's shards: columns `identity` and `sample` beside the images."""
+"""This project's shards: columns `identity` and `sample`, and of mixed identities those of `Mixtures`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.images.faces import Faces
+from stages.images.mixtures import Mixtures
 from stages.store import Shard, StoreError, opened, write_shard
+from stages.store.files import broken
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def read_rows(path: Path, identity: int) -> Rows:
 
 
 class Shards(Faces):
-    """All shards of a folder, or the ones named; few are open at a time.
+    """All shards of a folder, or the ones named; none is held open.
 
     Raises:
         StoreError: no shards, or a broken one.
@@ -48,21 +51,33 @@ class Shards(Faces):
         self.paths = sorted(folder.glob("*.h5")) if paths is None else list(paths)
         if not self.paths:
             raise StoreError(f"{folder}: no shards; run the stage that makes them first")
-        identity, sample, shard, row, digests = [], [], [], [], []
+        identity, sample, shard, row, begin, digests, mixtures = [], [], [], [], [], [], []
         for number, path in enumerate(self.paths):
             with Shard(path) as content:
                 assert content.offsets is not None
+                begin.append(content.begin + content.offsets[:-1])
                 identity.append(content["identity"])
                 sample.append(content["sample"])
                 shard.append(np.full(len(content), number))
                 row.append(np.arange(len(content)))
+                if "partner" in content.names:
+                    mixtures.append((content["partner"], content["ratio"]))
                 digests.append(np.stack([np.diff(content.offsets), content.checksums.astype(np.int64)], axis=1))
-        self._shard, self._row = np.concatenate(shard), np.concatenate(row)
+        self._shard, self._row, self._begin = (np.concatenate(column) for column in (shard, row, begin))
         self._content = np.concatenate(digests)
-        super().__init__(folder, np.concatenate(identity), np.concatenate(sample))
+        if mixtures and len(mixtures) < len(self.paths):
+            raise StoreError(f"{folder}: some of the shards are of mixed identities, and others are not")
+        mixed = Mixtures(*map(np.concatenate, zip(*mixtures, strict=True))) if mixtures else None
+        super().__init__(folder, np.concatenate(identity), np.concatenate(sample), mixtures=mixed)
 
     def _encoded(self, place: int) -> bytes:
-        return opened(self.paths[self._shard[place]]).encoded(int(self._row[place]))
+        """Read at its place in the file: opening a shard as HDF5 takes longer than decoding an image."""
+        path, length = self.paths[self._shard[place]], int(self._content[place, 0])
+        try:
+            with path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, int(self._begin[place]))
+        except OSError as error:
+            raise broken(path, error, "not a readable shard; delete it and run the stage again") from error
 
     def _where(self, place: int) -> str:
         return f"{self.paths[self._shard[place]]}, row {self._row[place]}"

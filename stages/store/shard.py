@@ -68,6 +68,11 @@ class Shard:
         self._images = self.file.get("images")  # looking it up costs ten times what reading an image does
         self.names = [name for name in self.file if name not in IMAGES]
 
+    @property
+    def begin(self) -> int:
+        """Where the first image begins in the file, bytes; the others follow it."""
+        return self._images.id.get_offset() or 0
+
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.offsets is not None else len(self.file[self.names[0]])
 

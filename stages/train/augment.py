@@ -1,4 +1,5 @@
-"""AdaFace's augmentations (official `augmenter.py`): crop in place, low resolution, photometric, horizontal flip.
+"""AdaFace's augmentations (official `augmenter.py`): crop in place, low resolution, photometric, horizontal flip; and
+SynFace's (`train.py`): zoom and random erasing.
 
 Everything stays uint8 and runs in OpenCV: 112x112 images cost well under a tenth of a millisecond on average.
 """
@@ -10,6 +11,8 @@ import math
 import cv2
 import numpy as np
 
+ZOOM = 112 / 96  # SynFace's
+ERASED = 128  # its level, 0 after the normalisation; 127.5 is none of uint8
 _INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
@@ -33,6 +36,50 @@ def augment(image: np.ndarray, rng: np.random.Generator, probability: float = 0.
         image = photometric(image, rng)
     if rng.random() < flip:
         image = image[:, ::-1]
+    return image
+
+
+def synface(image: np.ndarray, rng: np.random.Generator, probability: float = 0.5, flip: float = 0.5) -> np.ndarray:
+    """SynFace's recipe (official `train.py`): zoom, flip and random erasing.
+
+    Args:
+        image: [h, w, 3] uint8; left as it is.
+        rng: this image's own generator.
+        probability: of zoom and of erasing, independently; officially 0.5.
+        flip: probability of a horizontal flip.
+
+    Returns:
+        [h, w, 3] uint8.
+    """
+    if rng.random() < probability:
+        image = zoom(image, rng)
+    if rng.random() < flip:
+        image = image[:, ::-1]
+    if rng.random() < probability:
+        image = random_erasing(image, rng)
+    return image
+
+
+def zoom(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random window of the enlarged image: `Resize(112)` and `RandomCrop` of 112x96 px, of 112x112 alike."""
+    height, width = image.shape[:2]
+    large = cv2.resize(image, (int(width * ZOOM), int(height * ZOOM)), interpolation=cv2.INTER_LINEAR)
+    y, x = (rng.integers(big - small + 1) for big, small in zip(large.shape, (height, width), strict=False))
+    return large[y : y + height, x : x + width]
+
+
+def random_erasing(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a rectangle of 0.02 to 0.33 of the area and an aspect of 0.3 to 3.3 grey (torchvision's `RandomErasing`)."""
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(0.02, 0.33)
+        aspect = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            image = image.copy()
+            image[y : y + h, x : x + w] = ERASED
+            return image
     return image
 
 

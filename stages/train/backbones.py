@@ -7,6 +7,7 @@
 | `.ckpt` | AdaFace (Lightning) | `state_dict`, the network under `model.` beside `head.` |
 | `.pt`, `.pth` | insightface | a state_dict; `checkpoint_gpu_0.pt` has it as `state_dict_backbone` |
 | `.pt` | CVLface | a state_dict under `net.` |
+| `.pth.tar` | SynFace | `state_dict`, beside the head as `classifier` |
 
 A prefix that all of a network's names share, whatever it is, and `num_batches_tracked`, which counts batches that no
 evaluation asks for, carry no information. All else must be there, no more and no less.
@@ -44,7 +45,7 @@ __all__ = [
     "save_backbone",
 ]
 
-FIRST = ("input_layer.0.weight", "conv1.weight")  # AdaFace's and insightface's first tensor
+FIRST = ("input_layer.0.weight", "conv1.weight", "layers.0.layers.0.weight")  # the first tensors of AdaFace's, ...
 COUNTER = "num_batches_tracked"
 
 

@@ -5,6 +5,7 @@ All put a margin on the cosine between an embedding and its own class's centre, 
 - CosFace (Wang et al. 2018): cos θ - m
 - ArcFace (Deng et al. 2019): cos(θ + m)
 - AdaFace (Kim et al. 2022, `head.py`): cos(θ - m z) - (m + m z), z the image's quality, read off its embedding's norm
+- ArcMarginProduct (SynFace's ArcFace, `metrics.py`): cos(θ + m) up to θ = π - m, and cos θ - m sin m beyond
 
 A label of -1, an image of none of these classes, gets no margin.
 
@@ -51,11 +52,14 @@ class Head(nn.Module):
         Returns:
             Scaled logits [n, c], and cosines [n, c] (detached) for the accuracy.
         """
-        norms = embeddings.norm(dim=1)
-        cosines = F.normalize(embeddings) @ F.normalize(self.kernel, dim=0)
-        cosines = cosines.clamp(-1 + self.eps, 1 - self.eps)
         rows = (labels != -1).nonzero()[:, 0]
-        own = labels[rows]
+        return self.logits(embeddings, self.kernel, rows, labels[rows])
+
+    def logits(self, embeddings: Tensor, kernel: Tensor, rows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the images `rows` [k] of the classes `own` [k], of any centres `kernel` [d, c]."""
+        norms = embeddings.norm(dim=1)
+        cosines = F.normalize(embeddings) @ F.normalize(kernel, dim=0)
+        cosines = cosines.clamp(-1 + self.eps, 1 - self.eps)
         logits = cosines.clone()
         if self.filtering:
             alike = cosines.detach() > self.filtering
@@ -114,6 +118,36 @@ class ArcFaceExact(Head):
     with_margin = ArcFace.with_margin
 
 
+class ArcMarginProduct(Head):
+    """SynFace's ArcFace (`lib/models/metrics.py`), with the formula's own gradient.
+
+    Past θ = π - m, where cos(θ + m) would rise again, it is cos θ - m sin m; with `easy_margin` it is cos(θ + m) where
+    cos θ > 0, and cos θ elsewhere. `kernel` is the official `weight`, transposed.
+
+    Args:
+        embedding, classes, margin, scale: as in `Head`; officially 0.5 and 30.
+        easy_margin: off officially.
+    """
+
+    eps = 1e-6  # the official gradient is not a number at a cosine of 1
+
+    def __init__(
+        self, embedding: int, classes: int, margin: float = 0.5, scale: float = 30, easy_margin: bool = False
+    ) -> None:
+        super().__init__(embedding, classes, margin, scale)
+        nn.init.xavier_uniform_(self.kernel)
+        self.easy_margin = easy_margin
+
+    def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
+        """Angular margin, and what stands in its place past the threshold."""
+        sines = (1 - cosines**2).clamp(0, 1).sqrt()
+        phi = cosines * math.cos(self.m) - sines * math.sin(self.m)
+        if self.easy_margin:
+            return torch.where(cosines > 0, phi, cosines)
+        beyond = cosines - self.m * math.sin(math.pi - self.m)
+        return torch.where(cosines > math.cos(math.pi - self.m), phi, beyond)
+
+
 class AdaFace(Head):
     """cos(θ - m z) - (m + m z), with z = clip(h (norm - μ) / (σ + eps), -1, 1).
 
@@ -169,5 +203,7 @@ def create_head(train: Train, embedding: int, classes: int) -> Head:
     """The head that `train.head` names."""
     if train.head == "adaface":
         return AdaFace(embedding, classes, train.margin, train.scale, train.h, train.t_alpha)
+    if train.head == "ArcMarginProduct":
+        return ArcMarginProduct(embedding, classes, train.margin, train.scale, train.easy_margin)
     kind = MARGINS[train.head]
     return kind(embedding, classes, train.margin, train.scale, train.interclass_filtering_threshold)

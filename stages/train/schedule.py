@@ -22,11 +22,12 @@ def learning_rate(train: Train, epoch: float) -> float:
     return train.lr * cosine(epoch - train.warmup_epochs, train.epochs - train.warmup_epochs)
 
 
-def parameter_groups(modules: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on all trained parameters but those of batch norms."""
+def parameter_groups(modules: nn.Module, weight_decay: float, decay_norms: bool = False) -> list[dict]:
+    """Weight decay on all trained parameters, on those of batch norms if so asked."""
     plain: list[nn.Parameter] = []
     norms: list[nn.Parameter] = []
     for module in modules.modules():
         group = norms if isinstance(module, _BatchNorm) else plain
         group += [p for p in module.parameters(recurse=False) if p.requires_grad]
-    return [{"params": plain, "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
+    on_norms = weight_decay if decay_norms else 0.0
+    return [{"params": plain, "weight_decay": weight_decay}, {"params": norms, "weight_decay": on_norms}]

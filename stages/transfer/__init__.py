@@ -23,6 +23,7 @@ METHODS = (
     "codeformer",
     "decent",
     "stylegan",
+    "synface",
     "unsb",
     "vsait",
 )

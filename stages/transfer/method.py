@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from stages.images import Mixtures
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -81,6 +83,7 @@ class Portraits:
     sample: np.ndarray  # [n] int32, numbers of the images within the identity
     t: np.ndarray  # [n] float32 in [0, 1], way from the prototype to a source image; NaN where a method has none
     seed: np.ndarray  # [n] int64, of an image's noise; 0 where a method draws none
+    mixtures: Mixtures | None = None  # who else is in them (identity mixup)
 
 
 class Method(Protocol):
@@ -104,7 +107,7 @@ class Method(Protocol):
             embeddings: [k, d], of the source images in the order of their numbers.
 
         Returns:
-            [n, d], unit norm.
+            [n, d], unit norm; NaN where the identity's images do not tell.
         """
 
 

@@ -116,10 +116,16 @@ def test_read(monkeypatch, capsys):
 def test_train(monkeypatch):
     from bench import train
 
+    monkeypatch.setenv("R2R_CACHE", "put back by monkeypatch: the bench sets its own")
     monkeypatch.setitem(train.BATCH, "iresnet_tiny", 4)
-    found = train.main(["iresnet_tiny"], "fp32", steps=1, side=64)
-    assert set(found) == {"threads", *(f"iresnet_tiny_{part}" for part in ("cpu_ms", "overhead", "of_matmul"))}
-    assert found["iresnet_tiny_cpu_ms"] > 0
+    monkeypatch.setattr(train, "REPEATS", 1)
+    found = train.main(["iresnet_tiny"], "fp32", steps=1, side=64, classes=(16, 20), images=128)
+    label = "iresnet_tiny_20"
+    assert {f"{label}_ms", f"{label}_to_plain", f"{label}_of_matmul", "loader_to_pil", "recipe_digiface_us"} < set(
+        found
+    )
+    assert min(found.values()) > 0
+    assert found["head_20_mb"] > found["head_16_mb"] > 3 * 4 * 512 * 16 / 2**20
 
 
 def test_world(monkeypatch, capsys):
@@ -192,3 +198,13 @@ def test_methods(monkeypatch, capsys):
     assert found["rows"]["none"]["identity_consistency"] == [1.0, 0.0]
     assert found["rank_correlation"]["look_to_target"] == 1.0
     assert found["rank_correlation"]["frechet_to_target"] < 1.0
+
+
+def test_variation(monkeypatch, capsys):
+    from bench import variation
+
+    monkeypatch.setattr(variation, "PEOPLE", 2)
+    monkeypatch.setattr(variation, "IMAGES", 2)
+    monkeypatch.setattr(variation, "SETS", {name: variation.SETS[name] for name in ("Syn1", "Syn2")})
+    variation.main()
+    assert numbers(capsys.readouterr().out)["Syn2"]["pair"] > 0

@@ -60,3 +60,16 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         assert [faces.encoded(row) for row in range(100)] == [b"%d-0" % number for number in range(100)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_an_image_is_read_where_it_lies_and_a_shard_that_went_is_named(folder):
+    faces = Shards(folder)
+    assert [(folder / "1.h5").read_bytes()[faces._begin[place] :][:3] for place in (2, 3, 4)] == [
+        b"3-0",
+        b"3-1",
+        b"1-0",
+    ]
+    (folder / "1.h5").unlink()
+    assert faces.encoded(1) == b"2-0"
+    with pytest.raises(StoreError, match=r"1\.h5: .*run the stage again"):
+        faces.encoded(0)

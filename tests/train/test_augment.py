@@ -1,11 +1,25 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
 from stages.train import augment as module
-from stages.train.augment import augment, brightness, contrast, crop_in_place, low_resolution, photometric, saturation
+from stages.train.augment import (
+    ERASED,
+    augment,
+    brightness,
+    contrast,
+    crop_in_place,
+    low_resolution,
+    photometric,
+    random_erasing,
+    saturation,
+    synface,
+    zoom,
+)
+from stages.train.networks import normalise
 
 
 @pytest.fixture
@@ -99,3 +113,55 @@ def test_photometric_agrees_with_torchvision(image, ours, theirs, factor):
 def test_photometric_draws_order_and_factors(image):
     results = {photometric(image, rng).tobytes() for rng in rngs(20)}
     assert len(results) == 20
+
+
+def test_erasing_greys_a_rectangle(image):
+    """torchvision's `RandomErasing`, whose rectangle is 0 after the normalisation: the nearest level of uint8."""
+    assert abs(normalise(torch.full((1, 1, 1, 3), ERASED, dtype=torch.uint8))).max() < 0.004
+    image = np.where(image == ERASED, ERASED + 1, image).astype(np.uint8)[:, 8:104]
+    before, areas, aspects = image.copy(), [], []
+    for rng in rngs(800):
+        erased = random_erasing(image, rng)
+        inside = (erased == ERASED).all(axis=2)
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert np.array_equal(erased[~inside], image[~inside])
+        areas.append(inside.mean())
+        aspects.append(len(rows) / len(columns))
+    assert np.array_equal(image, before)
+    assert 0.018 < min(areas) < 0.03
+    assert 0.31 < max(areas) < 0.335
+    assert 0.28 < min(aspects) < 0.34
+    assert 3.0 < max(aspects) < 3.6
+    assert abs(np.log(aspects).mean() - np.log(0.3 * 3.3) / 2) < 0.1  # log-uniform
+
+
+@pytest.mark.parametrize("width", [96, 112])
+def test_zoom_is_a_window_of_the_enlarged_image(image, width):
+    """Officially `Resize(112)`, to 130x112 px, and `RandomCrop((112, 96))`."""
+    image = image[:, :width]
+    large = cv2.resize(image, (width * 7 // 6, 130), interpolation=cv2.INTER_LINEAR)
+    assert large.shape == (130, {96: 112, 112: 130}[width], 3)
+    windows = {
+        large[y : y + 112, x : x + width].tobytes(): (y, x)
+        for y in range(19)
+        for x in range(large.shape[1] - width + 1)
+    }
+    places = [windows[zoom(image, rng).tobytes()] for rng in rngs(400)]
+    assert (min(places)[0], max(places)[0]) == (0, 18)
+    assert {x for _, x in places} == set(range(large.shape[1] - width + 1))
+
+
+def test_synfaces_three_act_each_with_its_probability(image):
+    assert np.array_equal(synface(image, np.random.default_rng(0), 0.0, 0.0), image)
+    image = np.where(image == ERASED, ERASED + 1, image).astype(np.uint8)
+    erased = flipped = zoomed = 0
+    for rng in rngs(400):
+        seen = synface(image, rng)
+        assert seen.shape == image.shape
+        grey = (seen == ERASED).all(axis=2)
+        plain, turned = (np.array_equal(seen[~grey], like[~grey]) for like in (image, image[:, ::-1]))
+        erased, flipped, zoomed = erased + (grey.sum() > 200), flipped + turned, zoomed + (not plain and not turned)
+    assert 150 < erased < 250
+    assert 60 < flipped < 140  # of those that are not zoomed
+    assert 150 < zoomed < 250

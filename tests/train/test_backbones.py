@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from stages.knobs import ParamsError
 from stages.store import StoreError
 from stages.train.backbones import BACKBONES, Card, create_backbone, find_networks, load_backbone, save_backbone
-from stages.train.networks import IRBlock, create_on_meta, normalise
+from stages.train.networks import IRBlock, LResNet, create_on_meta, normalise
 
 # Of the official checkpoints: trained parameters, and entries of the state_dict and a digest of their names and shapes.
 OFFICIAL = {
@@ -19,6 +19,7 @@ OFFICIAL = {
     "iresnet18": (24_025_600, 187, "8a1772fbc5b63d10ef4994d67117761ba40403f7e6b34036bf620958384ece96"),
     "iresnet50": (43_590_848, 475, "8b10e3d3ada4f9845a2d8f58601cebc21ab5de8756a74070634ffe0e01874be6"),
     "iresnet100": (65_156_160, 925, "ad0e1bc1440bb2bd8258aa506adfd4b89a6b9268da8d6db79d19938d57b7e268"),
+    "LResNet50E_IR": (41_755_840, 475, "e5310bb8efa9f6c01b422c310aa179477c485515ad9cee44ef19d8032319e06f"),
 }
 
 
@@ -87,6 +88,42 @@ def insightface_listing(depths):
     return out | norms("features", 512)
 
 
+def mobile_listing(depths, scale):
+    """Names and shapes of insightface's `mobilefacenet.py`, written out."""
+    out: dict[str, tuple[int, ...]] = {}
+
+    def conv(at, before, width, kernel=1, groups=1, linear=False):
+        out[f"{at}.layers.0.weight"] = (width, before // groups, kernel, kernel)
+        out.update(norms(f"{at}.layers.1", width))
+        if not linear:
+            out[f"{at}.layers.2.weight"] = (width,)
+
+    def bottleneck(at, before, width, groups):
+        conv(f"{at}.layers.0", before, groups)
+        conv(f"{at}.layers.1", groups, groups, 3, groups)
+        conv(f"{at}.layers.2", groups, width, linear=True)
+
+    def residual(at, width, depth, groups):
+        for block in range(depth):
+            bottleneck(f"{at}.layers.{block}", width, width, groups)
+
+    narrow, wide = 64 * scale, 128 * scale
+    conv("layers.0", 3, narrow, 3)
+    if depths[0] == 1:
+        conv("layers.1", narrow, narrow, 3, 64)
+    else:
+        residual("layers.1", narrow, depths[0], 128)
+    bottleneck("layers.2", narrow, narrow, 128)
+    residual("layers.3", narrow, depths[1], 128)
+    bottleneck("layers.4", narrow, wide, 256)
+    residual("layers.5", wide, depths[2], 256)
+    bottleneck("layers.6", wide, wide, 512)
+    residual("layers.7", wide, depths[3], 256)
+    conv("conv_sep", wide, 512)
+    conv("features.layers.0", 512, 512, 7, 512, linear=True)
+    return out | {"features.layers.2.weight": (512, 512)} | norms("features.layers.3", 512)
+
+
 LISTINGS = {
     "ir_18": adaface_listing((2, 2, 2, 2)),
     "ir_50": adaface_listing((3, 4, 14, 3)),
@@ -98,7 +135,10 @@ LISTINGS = {
     "ir_152": adaface_listing((3, 8, 36, 3), bottleneck=True),
     "ir_se_50": adaface_listing((3, 4, 14, 3), squeeze=True),
     "iresnet34": insightface_listing((3, 4, 6, 3)),
+    "iresnet152": insightface_listing((3, 8, 36, 3)),
     "iresnet200": insightface_listing((6, 26, 60, 6)),
+    "mbf": mobile_listing((1, 4, 6, 2), 2),
+    "mbf_large": mobile_listing((2, 8, 12, 4), 4),
 }
 
 
@@ -161,6 +201,87 @@ def insightface_forward(state, x, depths, stem_stride):
     return norm(F.linear(x, state["fc.weight"], state["fc.bias"]), state, "features")
 
 
+def lresnet_forward(state, x, depths):
+    """SynFace's `resnets.py`, of 112x96 px."""
+    x = F.prelu(norm(F.conv2d(x, state["conv1.weight"], padding=1), state, "bn1"), state["prelu1.weight"])
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            at, stride = f"layer{stage + 1}.{block}", 2 if block == 0 else 1
+            y = F.conv2d(norm(x, state, f"{at}.bn1"), state[f"{at}.conv1.weight"], padding=1)
+            y = F.prelu(norm(y, state, f"{at}.bn2"), state[f"{at}.prelu1.weight"])
+            y = norm(F.conv2d(y, state[f"{at}.conv2.weight"], stride=stride, padding=1), state, f"{at}.bn3")
+            if block == 0:
+                x = norm(F.conv2d(x, state[f"{at}.downsample.0.weight"], stride=stride), state, f"{at}.downsample.1")
+            x = x + y
+    x = norm(x, state, "fc.0").flatten(1)
+    return norm(F.linear(x, state["fc.3.weight"], state["fc.3.bias"]), state, "fc.4")
+
+
+def mobile_forward(state, x, depths):
+    """insightface's `mobilefacenet.py`."""
+
+    def conv(at, x, stride=1):
+        weight = state[f"{at}.layers.0.weight"]
+        active = f"{at}.layers.2.weight" in state
+        groups, padding = x.shape[1] // weight.shape[1], weight.shape[2] // 2 if active else 0
+        x = norm(F.conv2d(x, weight, stride=stride, padding=padding, groups=groups), state, f"{at}.layers.1")
+        return F.prelu(x, state[f"{at}.layers.2.weight"]) if active else x
+
+    def bottleneck(at, x, stride):
+        return conv(f"{at}.layers.2", conv(f"{at}.layers.1", conv(f"{at}.layers.0", x), stride))
+
+    x = conv("layers.1", conv("layers.0", x, 2))
+    for stage, depth in enumerate(depths[1:], 1):
+        x = bottleneck(f"layers.{2 * stage}", x, 2)
+        for block in range(depth):
+            x = x + bottleneck(f"layers.{2 * stage + 1}.layers.{block}", x, 1)
+    x = conv("features.layers.0", conv("conv_sep", x)).flatten(1)
+    return norm(x @ state["features.layers.2.weight"].T, state, "features.layers.3")
+
+
+def test_lresnet_sees_the_middle_of_a_square_crop(monkeypatch):
+    """The template of 112x112 is that of 112x96 moved by 8 px: a square image and its middle have one embedding."""
+    monkeypatch.setitem(BACKBONES, "LResNet50E_IR", lambda: LResNet((1, 2, 1, 1)))
+    network = shuffled("LResNet50E_IR")
+    images = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        embedding = network(images)
+        torch.testing.assert_close(network(images[..., 8:104]), embedding)
+        expected = lresnet_forward(network.state_dict(), images[..., 8:104], (1, 2, 1, 1))
+    torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-4)
+    assert embedding.shape == (1, 512)
+
+
+def test_lresnets_gradients_are_those_of_the_written_out_network():
+    network = LResNet((1, 1, 1, 1)).eval()
+    images = torch.rand(1, 3, 112, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for name, _ in network.named_parameters():
+        state[name].requires_grad_()
+    network(images)[0, :5].sum().backward()
+    lresnet_forward(state, images, (1, 1, 1, 1))[0, :5].sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, state[name].grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_loads_an_official_synface_checkpoint(tmp_path):
+    """`model_best.pth.tar`, of its `utils.py`: the network beside the head."""
+    state = LResNet((3, 4, 14, 3)).state_dict()
+    torch.save({"state_dict": state, "classifier": {"weight": torch.zeros(3, 512)}}, tmp_path / "model_best.pth.tar")
+    loaded, card = load_backbone(tmp_path / "model_best.pth.tar")
+    assert card == Card("LResNet50E_IR", 512, channels="rgb")
+    assert torch.equal(loaded.fc[3].weight, state["fc.3.weight"])
+    del state["fc.4.bias"]
+    torch.save({"state_dict": state}, tmp_path / "less.pth.tar")
+    with pytest.raises(StoreError, match=r"of LResNet50E_IR, the nearest, it lacks fc.4.bias \(1\)"):
+        load_backbone(tmp_path / "less.pth.tar")
+
+
+def test_loads_an_official_mobilefacenet(tmp_path):
+    torch.save(create_backbone("mbf").state_dict(), tmp_path / "model.pt")
+    assert load_backbone(tmp_path / "model.pt")[1] == Card("mbf", 512, channels="rgb")
+
+
 def test_bottleneck_and_squeeze_written_out():
     torch.manual_seed(0)
     block = IRBlock(32, 64, 2, bottleneck=True, squeeze=True).eval()
@@ -187,6 +308,7 @@ def test_bottleneck_and_squeeze_written_out():
         ("ir_18", lambda state, x: adaface_forward(state, x, (2, 2, 2, 2))),
         ("iresnet18", lambda state, x: insightface_forward(state, x, (2, 2, 2, 2), 1)),
         ("iresnet_tiny", lambda state, x: insightface_forward(state, x, (2, 2, 2), 2)),
+        ("mbf", lambda state, x: mobile_forward(state, x, (1, 4, 6, 2))),
     ],
 )
 def test_forward_is_the_raw_embedding_of_the_written_out_network(name, forward):

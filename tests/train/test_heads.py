@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.train.heads import AdaFace, ArcFace, ArcFaceExact, CosFace, create_head
+from stages.train.heads import AdaFace, ArcFace, ArcFaceExact, ArcMarginProduct, CosFace, create_head
 from stages.train.knobs import Train
 
 N, D, C = 12, 16, 7
@@ -45,6 +45,56 @@ def test_fixed_margins_by_loop(batch, head, with_margin):
     for i, label in enumerate(labels):
         expected[i, label] = with_margin(expected[i, label])
     np.testing.assert_allclose(logits.detach(), head.s * expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("easy", [False, True])
+@pytest.mark.parametrize("margin", [0.5, 2.0])  # the larger, so that some cosines lie beyond the threshold
+def test_arc_margin_product_by_loop_with_its_gradient(batch, easy, margin):
+    """The official `metrics.py` written out."""
+    embeddings, labels = batch[0].clone().requires_grad_(), batch[1]
+    torch.manual_seed(0)
+    knobs = Train(head="ArcMarginProduct", margin=margin, scale=8, easy_margin=easy)
+    head = create_head(knobs, D, C).double()
+    logits, cosines = head(embeddings, labels)
+    expected, slopes = cosines_by_loop(embeddings.detach(), head.kernel), np.ones((N, C))
+    np.testing.assert_allclose(cosines, expected, atol=1e-9)
+    beyond = 0
+    for i, label in enumerate(labels.tolist()):
+        cosine = expected[i, label]
+        phi = cosine * math.cos(margin) - math.sqrt(1 - cosine**2) * math.sin(margin)
+        if cosine > (0 if easy else math.cos(math.pi - margin)):
+            expected[i, label] = phi
+            slopes[i, label] = math.cos(margin) + math.sin(margin) * cosine / math.sqrt(1 - cosine**2)
+        else:
+            expected[i, label] = cosine - (0 if easy else math.sin(math.pi - margin) * margin)
+            beyond += 1
+    assert beyond or (margin == 0.5 and not easy)
+    np.testing.assert_allclose(logits.detach(), 8 * expected, atol=1e-9)
+    F.cross_entropy(logits, labels).backward()
+    parts = gradients_by_loop(embeddings, head.kernel, labels, logits.detach().numpy(), 8, slopes)
+    np.testing.assert_allclose(embeddings.grad, parts[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(head.kernel.grad, parts[1], rtol=1e-9, atol=1e-10)
+
+
+def test_arc_margin_product_falls_on_beyond_its_threshold():
+    """At θ = π - m, where cos(θ + m) turns, SynFace's logit goes on falling, with a step of m sin m - (1 - cos m)."""
+    head = ArcMarginProduct(2, 2, margin=0.5, scale=1)
+    angles = torch.linspace(0, math.pi, 400, dtype=torch.float64)
+    logits = head.with_margin(angles.cos(), torch.ones(400))
+    assert (logits.diff() < 0).all()
+    before, after = (
+        head.with_margin(torch.tensor([math.cos(math.pi - 0.5 + d)]), torch.ones(1)) for d in (-1e-4, 1e-4)
+    )
+    assert (before - after).item() == pytest.approx(math.cos(0.5) + 0.5 * math.sin(0.5) - 1, abs=1e-3)
+
+
+def test_arc_margin_product_has_the_official_start():
+    """Xavier's uniform distribution over (c, d), and s 30, m 0.5."""
+    head = ArcMarginProduct(512, 1000)
+    assert (head.s, head.m, head.easy_margin) == (30, 0.5, False)
+    bound = math.sqrt(6 / 1512)
+    assert 0.99 * bound < head.kernel.abs().max() <= bound
+    assert head.kernel.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
 
 
 def test_adaface_by_loop(batch):
@@ -170,7 +220,7 @@ def test_filtering_by_loop(batch, name):
     assert not embeddings.grad.any()
 
 
-@pytest.mark.parametrize("name", ["arcface", "arcface-exact", "cosface", "adaface"])
+@pytest.mark.parametrize("name", ["arcface", "arcface-exact", "cosface", "adaface", "ArcMarginProduct"])
 def test_an_image_of_no_class_gets_no_margin(batch, name):
     embeddings, labels = batch[0], batch[1].clone()
     labels[[0, 4]] = -1
@@ -211,7 +261,7 @@ def test_quality_takes_no_gradient(batch):
     assert (along < 1e-8 * embeddings.grad.norm(dim=1).clamp(min=1)).all()
 
 
-@pytest.mark.parametrize("name", ["adaface", "arcface", "arcface-exact", "cosface"])
+@pytest.mark.parametrize("name", ["adaface", "arcface", "arcface-exact", "cosface", "ArcMarginProduct"])
 def test_gradients_are_finite_at_the_ends_and_differ_from_none_elsewhere(name):
     head = create_head(Train(head=name), 4, 3)
     with torch.no_grad():

@@ -56,6 +56,11 @@ def test_no_weight_decay_on_batch_norms():
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
+def test_weight_decay_on_batch_norms_where_it_is_asked_for():
+    groups = parameter_groups(create_on_meta("LResNet50E_IR"), 5e-4, decay_norms=True)
+    assert [group["weight_decay"] for group in groups] == [5e-4, 5e-4]
+
+
 def test_frozen_parameters_are_left_out():
     network = create_on_meta("iresnet_tiny")
     grouped = [p for group in parameter_groups(network, 5e-4) for p in group["params"]]
@@ -73,4 +78,4 @@ def test_knobs_that_do_not_fit_each_other():
 
 def test_the_knobs_name_every_network_and_every_head():
     assert set(get_args(Backbone)) == set(BACKBONES)
-    assert set(get_args(Head)) == {"adaface", *MARGINS}
+    assert set(get_args(Head)) == {"adaface", "ArcMarginProduct", *MARGINS}

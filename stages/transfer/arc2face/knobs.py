@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stages.knobs import Device, Precision, check, knob, knobs
+from stages.transfer.identity_mixup import check_ratios
 from stages.transfer.method import MethodKnobs
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Knobs(MethodKnobs):
     )
     sources: Literal["random", "first"] = knob("random", "which source images a vector walks to (sampling.py)")
     prototype: Literal["all", "selected"] = knob("all", "whose mean the prototype is (sampling.py)")
+    identity_mixup: tuple[float, ...] = knob(
+        (), "SynFace's on the sphere: the own vector's share, one of these for each image; empty is off"
+    )
     batch_size: int = knob(32, "images; a batch never spans two identities, so that its make-up is fixed", ge=1)
     decode_slice: int = knob(8, "images that the VAE decodes at a time", ge=1)
     precision: Precision = knob("fp32", "of the networks")
@@ -90,6 +94,7 @@ class Knobs(MethodKnobs):
 
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
+        check_ratios(self.identity_mixup, params.n_ids)
         made = self.latents_per_id * self.images_per_latent
         check(
             params.images_per_id <= made,

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from stages.embed.prototypes import SourceEmbeddings
+from stages.filter import chosen_identities
+from stages.images import Mixtures
 from stages.knobs import pick_device
 from stages.store import Shard, fingerprint
 from stages.transfer.arc2face.loading import load_pipeline, weights_digest
 from stages.transfer.arc2face.pipeline import Arc2FacePipeline
-from stages.transfer.arc2face.sampling import Latents, sample_latents
+from stages.transfer.arc2face.sampling import Latents, sample_latents, slerp
+from stages.transfer.identity_mixup import mixtures
 from stages.transfer.method import Portraits, seed_of
 
 if TYPE_CHECKING:
@@ -51,15 +54,30 @@ class Method:
         """Fingerprint of all that the images are made from, but for the identity."""
         params, knobs = self.params, asdict(self.params.transfer)
         knobs |= {"device": pick_device(knobs["device"], "transfer.device")}
-        for place in ("weights", "base", "lora"):  # they count by their content
+        for place in ("weights", "base", "lora", "identity_mixup"):  # they count by their content, the last by `origin`
             del knobs[place]
         shifts = [None if shift is None else shift.numpy() for shift in (self.shift, self.unconditional_shift)]
         drawn = [params.images_per_id, params.alpha, params.seed]
         return fingerprint(weights_digest(params.transfer, self.root), shifts, knobs, drawn, code=CODE)
 
-    def origin(self, identity: int) -> list[str]:
+    @cached_property
+    def chosen(self) -> list[int]:
+        """All chosen identities, of which partners are drawn."""
+        return chosen_identities(self.root / "data/filter.h5")
+
+    def mixtures(self, identity: int) -> Mixtures | None:
+        """Who else is in the identity's images."""
+        params = self.params
+        ratios = params.transfer.identity_mixup
+        return mixtures(identity, self.chosen if ratios else (), params.images_per_id, ratios, params.seed)
+
+    def origin(self, identity: int) -> list[Any]:
         """See `stages.transfer.method.Method`."""
-        return [fingerprint(self.embeddings.of(identity)), self.digest]
+        own, mixed = [fingerprint(self.embeddings.of(identity)), self.digest], self.mixtures(identity)
+        if mixed is None:
+            return own
+        partners = [fingerprint(partner, self.embeddings.of(partner)) for partner in mixed.partner.tolist()]
+        return [*own, partners, mixed.ratio.tolist()]
 
     def latents(self, identity: int, embeddings: np.ndarray | None = None) -> Latents:
         """The identity vectors that its images are asked for with; of the encoder's embeddings, or of others'."""
@@ -82,19 +100,36 @@ class Method:
 
     def asked(self, identity: int, embeddings: np.ndarray) -> np.ndarray:
         """See `stages.transfer.method.Method`: the same draws, so the same places on the other encoder's geodesics."""
-        return self.latents(identity, embeddings).vectors[self.row]
+        vectors, mixed = self.latents(identity, embeddings).vectors[self.row], self.mixtures(identity)
+        if mixed:
+            vectors[mixed.ratio < 1] = np.nan
+        return vectors
+
+    def vectors(self, identity: int) -> np.ndarray:
+        """What each image is asked for with: [images_per_id, d] float32, unit norm.
+
+        With identity mixup, on the great circle from the partner's vector of the same number to the own one, at the own
+        one's share.
+        """
+        row, mixed = self.row, self.mixtures(identity)
+        own = self.latents(identity).vectors[row]
+        if mixed is None:
+            return own
+        pairs = zip(mixed.partner.tolist(), row.tolist(), strict=True)
+        others = [self.latents(partner).vectors[number] for partner, number in pairs]
+        return slerp(np.stack(others), own, mixed.ratio).astype(np.float32)
 
     def portraits(self, identity: int) -> Portraits:
         """See `stages.transfer.method.Method`; equal on a CPU to the bit, however the identities are dealt out."""
         knobs = self.params.transfer
-        latents, row = self.latents(identity), self.row
+        latents, row, vectors = self.latents(identity), self.row, self.vectors(identity)
         sample = np.arange(len(row), dtype=np.int32)
         seeds = [seed_of(self.params.seed, "noise", identity, number) for number in sample.tolist()]
         images: list[np.ndarray] = []
         for start in range(0, len(sample), knobs.batch_size):
             part = slice(start, start + knobs.batch_size)
             batch = self.pipeline(
-                torch.from_numpy(latents.vectors[row[part]]),
+                torch.from_numpy(vectors[part]),
                 [torch.Generator().manual_seed(seed) for seed in seeds[part]],
                 height=knobs.size or None,
                 width=knobs.size or None,
@@ -105,7 +140,8 @@ class Method:
                 decode_slice=knobs.decode_slice,
             )
             images += list(batch.numpy())
-        return Portraits(images, sample, latents.t[row].astype(np.float32), np.array(seeds, np.int64))
+        t, mixed = latents.t[row].astype(np.float32), self.mixtures(identity)
+        return Portraits(images, sample, t, np.array(seeds, np.int64), mixed)
 
 
 def _shifts(params: Params, root: Path) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -84,6 +84,46 @@ def test_who_is_asked_for_is_the_same_walk_between_other_embeddings(root, order)
     np.testing.assert_allclose(transfer.asked(101, own @ rotation.T), asked @ rotation.T, atol=1e-6)
 
 
+def mixing(*ratios):
+    return replace(PARAMS, transfer=replace(PARAMS.transfer, identity_mixup=ratios))
+
+
+def test_identity_mixup_walks_from_the_partners_vector_to_the_own_one(root):
+    """Between two unit vectors at an angle a, sin((1 - r) a) / sin a of one and sin(r a) / sin a of the other."""
+    transfer, plain = Method(mixing(0.0, 0.3, 0.8, 1.0), root), Method(PARAMS, root)
+    mixed, vectors = transfer.mixtures(101), transfer.vectors(101)
+    assert set(mixed.partner) <= {102, 103, 104, 105}
+    assert len(set(mixed.ratio)) > 1
+    for number, (partner, ratio) in enumerate(zip(mixed.partner.tolist(), mixed.ratio.tolist(), strict=True)):
+        own, other = (plain.latents(one).vectors[number % 3].astype(np.float64) for one in (101, partner))
+        angle = np.arccos(own @ other)
+        expected = (np.sin((1 - ratio) * angle) * other + np.sin(ratio * angle) * own) / np.sin(angle)
+        np.testing.assert_allclose(vectors[number], expected, atol=1e-5)
+    asked = transfer.asked(101, transfer.embeddings.of(101))
+    assert (np.isnan(asked).all(axis=1) == (mixed.ratio < 1)).all()
+
+
+def test_mixed_portraits_say_who_is_in_them_and_unmixed_ones_are_as_before(root):
+    transfer, plain = Method(mixing(0.4), root).portraits(101), Method(PARAMS, root).portraits(101)
+    assert transfer.mixtures.ratio.tolist() == [0.4] * 7
+    assert not np.array_equal(np.stack(transfer.images), np.stack(plain.images))
+    assert plain.mixtures is None
+    pure = Method(mixing(1.0), root).portraits(101)
+    assert np.abs(np.stack(pure.images).astype(int) - np.stack(plain.images)).max() <= 1
+    np.testing.assert_array_equal(pure.seed, plain.seed)
+
+
+def test_the_origin_of_mixed_images_knows_the_partners(root, tmp_path):
+    """Their embeddings, and who is chosen."""
+    before = Method(mixing(0.5), root).origin(101)
+    shutil.copytree(root / "data", tmp_path / "data")
+    shutil.copytree(root / "generator", tmp_path / "generator")
+    assert Method(mixing(0.5), tmp_path).origin(101) == before
+    write_shard(tmp_path / "data/filter.h5", {"identity": np.array([101, 102]), "chosen": np.ones(2, bool)})
+    assert Method(mixing(0.5), tmp_path).origin(101) != before
+    assert Method(PARAMS, tmp_path).origin(101) == Method(PARAMS, root).origin(101)
+
+
 OTHER = {  # a value that each knob does not have in PARAMS
     "scheduler": "DDIMScheduler",
     "steps": 4,
@@ -94,6 +134,7 @@ OTHER = {  # a value that each knob does not have in PARAMS
     "order": "grouped",
     "sources": "first",
     "prototype": "selected",
+    "identity_mixup": (0.5,),
     "batch_size": 2,
     "decode_slice": 2,
     "precision": "bf16",

@@ -1,0 +1,1 @@
+"""SynFace's mixup face generator, with the embedded world's renderer in DiscoFaceGAN's place."""
