@@ -97,7 +97,7 @@ def embedder(backbone: nn.Module, channels: str) -> Callable[[np.ndarray], np.nd
         parts = [images[begin : begin + PART] for begin in range(0, len(images), PART)]
         return np.concatenate(list(threads(cores())(lambda: forward, parts)))
 
-    return in_parts if device == "cpu" else forward
+    return in_parts if device.type == "cpu" else forward
 
 
 @dataclass(frozen=True)
