@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from stages.cli import app
 from stages.knobs import ParamsError
 from stages.store import StoreError
 from stages.verify import verify as verifying
@@ -177,3 +179,19 @@ def test_what_cannot_be_verified_says_why(tmp_path):
         verify(tmp_path)
     with pytest.raises(ParamsError, match="leave the overrides away"):
         verify(tmp_path, ["n_ids=7"], beside_lock=True)
+
+
+def test_the_command_hands_on_what_was_typed(monkeypatch):
+    asked, equal = [], [True, False]
+    monkeypatch.setattr(
+        verifying, "verify", lambda root, overrides, **more: asked.append((overrides, more)) or equal.pop(0)
+    )
+    plain = {"beside_lock": False, "python": None, "variables": {}}
+    assert CliRunner().invoke(app, ["verify"]).exit_code == 0
+    assert asked.pop() == (["profile=smoke"], plain)
+    more = ["--committed", "--env", "A=b=c", "--python", "/another/python"]
+    assert CliRunner().invoke(app, ["verify", *more]).exit_code == 1  # they differ
+    assert asked.pop() == ([], {"beside_lock": True, "python": Path("/another/python"), "variables": {"A": "b=c"}})
+    said = CliRunner().invoke(app, ["verify", "--env", "A"])
+    assert (said.exit_code, asked) == (1, [])
+    assert "NAME=VALUE was expected" in said.output
