@@ -168,7 +168,9 @@ def _value(value: Any) -> str:
 def _by(first: np.ndarray, second: np.ndarray) -> str:
     """The largest difference of numbers, also of those that are written out."""
     try:
-        apart = np.abs(first.astype(np.float64) - second.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            apart = np.abs(first.astype(np.float64) - second.astype(np.float64))
     except (ValueError, TypeError):
         return ""
-    return f"; by {np.nanmax(apart):.3g} at most" if np.isfinite(apart).any() else ""
+    largest = np.max(apart, where=np.isfinite(apart), initial=0)
+    return f"; by {largest:.3g} at most" if largest else ""
