@@ -17,6 +17,8 @@ import yaml
 from stages.store import StoreError
 from stages.verify import versions
 
+STDERR = 2  # what commands say: the output is the explanation's
+
 
 @dataclass(frozen=True)
 class Run:
@@ -122,6 +124,6 @@ def _environment(python: Path) -> dict[str, str]:
 
 
 def _call(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-    done = subprocess.run(command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    done = subprocess.run(command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=STDERR)
     if done.returncode:
         raise StoreError(f"`{' '.join(command)}` ended with {done.returncode} in {folder}: what it said stands above")
