@@ -325,6 +325,33 @@ def params(
 
 
 @app.command()
+def verify(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, as of `r2r params`; default: profile=smoke.")
+    ] = None,
+    committed: Annotated[bool, typer.Option(help="One run of params.yaml as it is, beside dvc.lock.")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the second run alone, such as OMP_NUM_THREADS=1.")
+    ] = None,
+    python: Annotated[Path | None, typer.Option(help="The second run's, of another environment.")] = None,
+) -> None:
+    """Run the last commit from nothing twice, compare every hash, and say where they begin to differ."""
+    with _loud():
+        from stages.knobs import check
+
+        check(all("=" in one for one in env or []), f"--env {env}: NAME=VALUE was expected")
+        same = importlib.import_module("stages.verify.verify").verify(
+            Path.cwd(),
+            overrides or ([] if committed else ["profile=smoke"]),
+            beside_lock=committed,
+            python=python,
+            variables=dict(one.split("=", 1) for one in env or []),
+        )
+        if not same:
+            raise typer.Exit(1)
+
+
+@app.command()
 def cache(
     prune: Annotated[
         float | None, typer.Option(metavar="DAYS", help="Remove what was not made or used for so many days.")
