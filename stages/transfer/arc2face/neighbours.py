@@ -34,7 +34,7 @@ class Neighbours:
         """The prototype [d] float32 of the `nearest`, `median` or `farthest` other, or a `random` one's by the seed."""
         rows, cosines = self._others(identity)
         rising = rows[np.argsort(cosines, kind="stable")]
-        draw = np.random.default_rng(seed_of(seed, "negative", identity)).integers(len(rows))
+        draw = int(np.random.default_rng(seed_of(seed, "negative", identity)).integers(len(rows)))
         place = {"nearest": -1, "median": len(rows) // 2, "farthest": 0, "random": draw}[which]
         return self.vectors[rising[place]]
 
