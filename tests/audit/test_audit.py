@@ -12,14 +12,13 @@ from typer.testing import CliRunner
 
 from stages.audit import command
 from stages.audit.command import audit
-from stages.audit.vectors import seen
+from stages.audit.leakage import near_identities
+from stages.audit.vectors import Vectors, seen
 from stages.cli import app
 from stages.evaluate.embeddings import Network
 from stages.images import read_faces
 from stages.knobs import ParamsError
 from stages.store import StoreError, encode, write_shard
-
-COPIES = {1, 10}  # rows of the audited set that are copies of the reference's images
 
 
 def tiles(images: np.ndarray) -> np.ndarray:
@@ -47,7 +46,7 @@ def write(path: Path, images: dict[int, list[np.ndarray]]) -> Path:
 
 @pytest.fixture
 def reference(tmp_path):
-    return write(tmp_path / "reference", {n: [person(n, image=k) for k in range(12)] for n in range(40)})
+    return write(tmp_path / "reference", {n: [person(n, image=k) for k in range(12)] for n in range(25)})
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def audited(tmp_path):
     images[105] = [person(7, image=20 + k) for k in range(5)]
     jpeg = cv2.imdecode(cv2.imencode(".jpg", person(3, image=4), [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
     images[100][1] = jpeg
-    images[102][0] = person(30, image=2)[:, ::-1]  # mirrored
+    images[102][0] = person(20, image=2)[:, ::-1]  # mirrored
     return write(tmp_path / "audited", images)
 
 
@@ -73,16 +72,18 @@ def run(audited, reference=None, **options):
     return numbers
 
 
-def test_planted_people_and_copies_are_found_and_nobody_else(audited, reference, capsys):
-    numbers = run(audited, reference, fmr=2e-3)
-    assert (numbers["near_identities"], numbers["near_identities_percent"]) == (1, 10)
-    assert numbers["copies"] == len(COPIES)
+def test_planted_people_and_copies_are_found(audited, reference, capsys):
+    numbers = run(audited, reference, fmr=4e-3)
+    assert numbers["copies"] == 2
     with (audited.parent / "plots/audit/pairs.csv").open() as file:
         rows = list(csv.DictReader(file))
     near = [row for row in rows if row["too_near"] == "1"]
-    assert [(row["what"], row["identity"], row["reference_identity"]) for row in near[:1]] == [("identity", "105", "7")]
+    people, images = ([row for row in near if row["what"] == what] for what in ("identity", "image"))
+    assert (people[0]["identity"], people[0]["reference_identity"]) == ("105", "7")
+    assert float(people[0]["cosine"]) > numbers["identity_threshold"] + 0.3
+    assert len(people) == numbers["near_identities"]  # 25 people have 300 pairs, of which one may pass: so may others
     names = ("identity", "sample", "reference_identity", "reference_sample")
-    assert {tuple(int(row[name]) for name in names) for row in near[1:]} == {(100, 1, 3, 4), (102, 0, 30, 2)}
+    assert {tuple(int(row[name]) for name in names) for row in images} == {(100, 1, 3, 4), (102, 0, 20, 2)}
     assert [row["what"] for row in rows] == ["identity"] * 10 + ["image"] * 50
     for name in ("scores", "identities", "images", "pairs"):
         with Image.open(audited.parent / f"plots/audit/{name}.png") as picture:
@@ -93,17 +94,28 @@ def test_planted_people_and_copies_are_found_and_nobody_else(audited, reference,
     assert "DigiFace-1M" in said
 
 
-def test_an_honest_set_is_as_near_as_the_reference_is_to_itself(tmp_path, reference):
-    others = write(tmp_path / "others", {n: [person(n, image=k) for k in range(12)] for n in range(200, 240)})
-    numbers = run(others, reference, fmr=2e-2)
-    assert numbers["copies"] == 0
-    assert abs(numbers["near_identities_percent"] - numbers["reference_near_percent"]) < 25
-    assert numbers["reference_near_percent"] > 10
+def flat(vectors: np.ndarray, images: int = 1) -> Vectors:
+    """People of equal images, without a picture."""
+    return Vectors(None, None, vectors.repeat(images, 0), vectors, np.ones(len(vectors)), 0)
+
+
+def test_an_honest_set_is_as_near_as_the_reference_is_to_itself():
+    """Of directions in 16 dimensions; half of the people of a set that leaks are the reference's."""
+    draw = np.random.default_rng(0).normal(size=(3, 400, 16)).astype(np.float32)
+    known, others, more = (flat(x / np.linalg.norm(x, axis=1, keepdims=True)) for x in draw)
+    nearness, by_chance = near_identities(others, known, 1e-3)
+    assert 0.2 < by_chance < 0.5  # of 399 comparisons each, and a rate of 1e-3
+    assert abs(len(nearness.found) / 400 - by_chance) < 0.08
+    assert np.sort(nearness.impostor)[-80:].min() == pytest.approx(nearness.threshold, abs=2e-3)  # 1e-3 of 79,800
+    leaky = flat(np.concatenate([known.prototypes[:200], more.prototypes[:200]]))
+    found = near_identities(leaky, known, 1e-3)[0]
+    assert set(range(200)) == set(found.found[:200].tolist())
+    assert found.index[:200].tolist() == list(range(200))
 
 
 def test_the_reference_itself_is_all_leak(reference):
-    numbers = run(reference, reference, fmr=2e-3)
-    assert (numbers["near_identities_percent"], numbers["copies"]) == (100, 480)
+    numbers = run(reference, reference, fmr=4e-3)
+    assert (numbers["near_identities_percent"], numbers["copies"]) == (100, 300)
 
 
 def test_numbers_of_a_set_by_the_double_loop(audited):
@@ -147,15 +159,15 @@ def test_a_set_is_seen_once_and_in_parts_alike(audited, monkeypatch):
 
 
 def test_one_image_a_person_says_nothing_of_copies(audited, tmp_path, capsys):
-    single = write(tmp_path / "single", {n: [person(n)] for n in range(40)})
-    numbers = run(audited, single, fmr=2e-3)
+    single = write(tmp_path / "single", {n: [person(n)] for n in range(25)})
+    numbers = run(audited, single, fmr=4e-3)
     assert "copies" not in numbers
     assert numbers["near_identities"] >= 0
     assert "too few images" in capsys.readouterr().out
 
 
 def test_what_cannot_be_audited_is_said(audited, reference, tmp_path):
-    with pytest.raises(ParamsError, match=r"--fmr is 1e-05, but the reference has 40 people: at least 0\.001"):
+    with pytest.raises(ParamsError, match=r"--fmr is 1e-05, but the reference has 25 people: at least 0\.003"):
         run(audited, reference, fmr=1e-5)
     with pytest.raises(StoreError, match="0 genuine and 3 impostor pairs"):
         run(write(tmp_path / "single", {n: [person(n)] for n in range(3)}))
