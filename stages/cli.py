@@ -227,6 +227,27 @@ def report() -> None:
 
 
 @app.command()
+def audit(
+    images: Annotated[Path, typer.Argument(help="A set of labelled faces, in any form.")] = Path("data/align"),
+    reference: Annotated[
+        Path | None, typer.Option(help="Another, whose people must not show; as the generator's training people.")
+    ] = None,
+    encoder: Annotated[Path, typer.Option(help="A backbone or ONNX encoder.")] = Path("stages/embed/second.onnx"),
+    fmr: Annotated[float, typer.Option(help="Share of the pairs of the reference's people that count as near.")] = 1e-4,
+    detect: Annotated[bool, typer.Option(help="Align images of 112 px too; others always are.")] = False,
+    flip: Annotated[bool, typer.Option(help="Add the embedding of the mirror image.")] = True,
+    out: Annotated[Path, typer.Option(help="The folder of metrics/ and plots/.")] = Path("."),
+) -> None:
+    """Say how far the identities of a set lie apart, and whether it shows people or images of another set."""
+    with _loud():
+        from stages.store import usable_cache
+
+        usable_cache()
+        run = importlib.import_module("stages.audit.command").audit
+        run(images, reference, encoder=encoder, fmr=fmr, detect=detect, flip=flip, root=out)
+
+
+@app.command()
 def doctor(
     profile: Annotated[str | None, typer.Option(help="A profile of conf/; default: params.yaml as it is.")] = None,
 ) -> None:

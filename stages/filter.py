@@ -155,34 +155,69 @@ def nearest(
     """
     m = len(vectors)
     data = torch.from_numpy(vectors).to(device)
-    best = torch.full((m,), -torch.inf, device=device)
-    index = torch.zeros(m, dtype=torch.int64, device=device)
+    maxima = Maxima(m, device)
     above = torch.zeros((), dtype=torch.int64, device=device)
     diagonal_and_below = torch.ones(block, block, dtype=torch.bool, device=device).tril()
-
-    def raise_maxima(cosines: torch.Tensor, first: int, first_other: int) -> torch.Tensor:
-        highest = cosines.amax(1)
-        raised = (highest > best[first : first + len(highest)]).nonzero().squeeze(1)
-        best[first + raised] = highest[raised]
-        index[first + raised] = first_other + cosines[raised].argmax(1)
-        return highest
-
     starts = range(0, m, block)
     pairs = [(i, j) for i in starts for j in starts if i <= j]
     for i, j in tqdm(pairs, desc="filter", unit=" blocks"):
         cosines = data[i : i + block] @ data[j : j + block].T
         if i == j:
             cosines.masked_fill_(diagonal_and_below[: len(cosines), : len(cosines)], -torch.inf)
-        raise_maxima(cosines.T, j, i)  # before the rows, so that each line meets the others in rising order
-        highest = raise_maxima(cosines, i, j)
+        maxima.lift(cosines.T, j, i)  # before the rows, so that each line meets the others in rising order
+        highest = maxima.lift(cosines, i, j)
         above += torch.count_nonzero(cosines[highest > threshold] > threshold)
+    found = maxima.index.cpu().numpy()
+    return _exactly(vectors, vectors, found, block), found, int(above)
 
-    similarity = np.empty(m)
-    found = index.cpu().numpy()
-    for i in starts:
+
+def nearest_among(
+    vectors: np.ndarray, others: np.ndarray, block: int = 768, device: str = "cpu", title: str = "nearest"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find each vector's nearest of another set, exactly; both may lie on disk, and a block of each is in memory.
+
+    Args:
+        vectors: [m, d] float32, unit norm.
+        others: [n, d] likewise.
+        block: lines of a block.
+        device: of torch.
+        title: of the bar.
+
+    Returns:
+        similarity [m] float64; index [m] int64 into `others`, the lowest of equals.
+    """
+    maxima = Maxima(len(vectors), device)
+    pairs = [(i, j) for j in range(0, len(others), block) for i in range(0, len(vectors), block)]
+    for i, j in tqdm(pairs, desc=title, unit=" blocks"):
+        left, right = (torch.from_numpy(np.array(part)) for part in (vectors[i : i + block], others[j : j + block]))
+        maxima.lift(left.to(device) @ right.to(device).T, i, j)
+    found = maxima.index.cpu().numpy()
+    return _exactly(vectors, others, found, block), found
+
+
+class Maxima:
+    """The highest cosine that each of m vectors has met, and the lowest number of the other that has it."""
+
+    def __init__(self, m: int, device: str) -> None:
+        self.best = torch.full((m,), -torch.inf, device=device)
+        self.index = torch.zeros(m, dtype=torch.int64, device=device)
+
+    def lift(self, cosines: torch.Tensor, first: int, first_other: int) -> torch.Tensor:
+        """Meet a block of cosines, of the vectors from `first` to the others from `first_other`; gives its maxima."""
+        highest = cosines.amax(1)
+        raised = (highest > self.best[first : first + len(highest)]).nonzero().squeeze(1)
+        self.best[first + raised] = highest[raised]
+        self.index[first + raised] = first_other + cosines[raised].argmax(1)
+        return highest
+
+
+def _exactly(vectors: np.ndarray, others: np.ndarray, found: np.ndarray, block: int) -> np.ndarray:
+    """The cosine of each vector to the one that was found, summed in float64: a float32 product depends on blocks."""
+    similarity = np.empty(len(vectors))
+    for i in range(0, len(vectors), block):
         part = slice(i, i + block)
-        np.einsum("md,md->m", vectors[part], vectors[found[part]], dtype=np.float64, out=similarity[part])
-    return similarity, found, int(above)
+        np.einsum("md,md->m", vectors[part], others[found[part]], dtype=np.float64, out=similarity[part])
+    return similarity
 
 
 def _histogram(everyone: np.ndarray, chosen: np.ndarray, threshold: float, table: Path, picture: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from stages import filter as stage
-from stages.filter import Filter, chosen_identities, mean_similarity, nearest, prototypes
+from stages.filter import Filter, chosen_identities, mean_similarity, nearest, nearest_among, prototypes
 from stages.params import Params, ParamsError
 from stages.pictures import GAP, LINE, TILE
 from stages.store import Shard, StoreError, encode, write_shard
@@ -171,3 +171,14 @@ def test_chosen_identities_come_from_far_to_near_or_evenly_of_these(tmp_path) ->
     write_shard(path, columns | {"chosen": np.zeros(6, bool)})
     with pytest.raises(StoreError, match=r"filter\.h5: no identity is chosen; run `r2r filter`"):
         chosen_identities(path)
+
+
+@pytest.mark.parametrize("block", [1, 7, 29, 64])
+def test_nearest_of_another_set_is_the_double_loop(block: int) -> None:
+    vectors, others = unit(31), unit(29, seed=1)
+    others[[3, 20]] = vectors[5]  # of equals the lowest
+    similarity, index = nearest_among(vectors, others, block)
+    cosines = vectors.astype(np.float64) @ others.T.astype(np.float64)
+    assert index.tolist() == cosines.argmax(axis=1).tolist()
+    assert index[5] == 3
+    np.testing.assert_allclose(similarity, cosines.max(axis=1), atol=1e-12)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-from stages.report import sections
+from stages.report import cards, sections
 from stages.report.pictures import Pictures
 from stages.store import StoreError, replacing
 
@@ -28,7 +28,7 @@ FIRST = "evaluate"  # on the page; the others stand as data flows
 
 
 def run(params: Params, root: Path = Path(".")) -> None:
-    """Write `plots/report.html`, and `source.png`, `target.png`, `align.png` and `train.png` beside it.
+    """Write `plots/report.html`, and `source.png`, `target.png`, `align.png`, `train.png` and `cards/` beside it.
 
     Raises:
         StoreError: an earlier stage has not run, or a table or picture is broken; nothing has been written then.
@@ -65,6 +65,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
         **more[FIRST],
     )
     pictures.save()
+    cards.write(params, root, metrics, environment)
     with replacing(root / "plots/report.html") as path:
         path.write_text(page + "\n", encoding="utf-8")
 

@@ -61,6 +61,14 @@ class Knobs(MethodKnobs):
     )
     sources: Literal["random", "first"] = knob("random", "which source images a vector walks to (sampling.py)")
     prototype: Literal["all", "selected"] = knob("all", "whose mean the prototype is (sampling.py)")
+    # rows beyond the papers (docs/choices.md)
+    sampling: Literal["slerp", "angular"] = knob(
+        "slerp", "how an identity's vectors are drawn: on its geodesics, or around its prototype as IDperturb's"
+    )
+    lowest_cosine: float = knob(0.6, "of angular: of a vector to the prototype; IDperturb's lb", ge=0, le=1)
+    negative: Literal["none", "nearest", "median", "farthest", "random"] = knob(
+        "none", "which other identity the unconditional branch is given, as NegFaceDiff's; none: the empty prompt"
+    )
     identity_mixup: tuple[float, ...] = knob(
         (), "SynFace's on the sphere: the own vector's share, one of these for each image; empty is off"
     )
@@ -95,6 +103,10 @@ class Knobs(MethodKnobs):
     def check(self, params: Params) -> None:
         """See `MethodKnobs`."""
         check_ratios(self.identity_mixup, params.n_ids)
+        check(
+            self.negative == "none" or self.guidance != 1,
+            f"transfer.negative is {self.negative}, but at transfer.guidance = 1 there is no branch to give it to",
+        )
         made = self.latents_per_id * self.images_per_latent
         check(
             params.images_per_id <= made,

@@ -16,19 +16,20 @@ from stages.images import Mixtures
 from stages.knobs import pick_device
 from stages.store import Shard, fingerprint
 from stages.transfer.arc2face.loading import load_pipeline, weights_digest
+from stages.transfer.arc2face.neighbours import Neighbours
 from stages.transfer.arc2face.pipeline import Arc2FacePipeline
-from stages.transfer.arc2face.sampling import Latents, sample_latents, slerp
+from stages.transfer.arc2face.sampling import Latents, angular_latents, sample_latents, slerp
 from stages.transfer.identity_mixup import mixtures
 from stages.transfer.method import Portraits, seed_of
 
 if TYPE_CHECKING:
     from stages.params import Params
 
-CODE = tuple(f"transfer/arc2face/{name}" for name in ("loading", "method", "pipeline", "sampling"))
+CODE = tuple(f"transfer/arc2face/{name}" for name in ("loading", "method", "neighbours", "pipeline", "sampling"))
 
 
 class Method:
-    """Images of an identity by Arc2Face, from vectors on the geodesics of its source embeddings.
+    """Images of an identity by Arc2Face, from vectors on the geodesics of its source embeddings, or around them.
 
     Args:
         params: all knobs.
@@ -65,6 +66,16 @@ class Method:
         """All chosen identities, of which partners are drawn."""
         return chosen_identities(self.root / "data/filter.h5")
 
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """All identities of the source, read when a knob looks beyond the own one."""
+        return Neighbours(self.embeddings.paths)
+
+    def negative(self, identity: int) -> np.ndarray | None:
+        """The identity [1, d] that the unconditional branch is given, or none."""
+        which = self.params.transfer.negative
+        return None if which == "none" else self.neighbours.other(identity, which, self.params.seed)[None]
+
     def mixtures(self, identity: int) -> Mixtures | None:
         """Who else is in the identity's images."""
         params = self.params
@@ -73,17 +84,33 @@ class Method:
 
     def origin(self, identity: int) -> list[Any]:
         """See `stages.transfer.method.Method`."""
-        own, mixed = [fingerprint(self.embeddings.of(identity)), self.digest], self.mixtures(identity)
+        negative, mixed = self.negative(identity), self.mixtures(identity)
+        own = [*self._drawn_from(identity), self.digest]
+        if negative is not None:
+            own.append(fingerprint(negative))
         if mixed is None:
             return own
-        partners = [fingerprint(partner, self.embeddings.of(partner)) for partner in mixed.partner.tolist()]
+        partners = [fingerprint(partner, *self._drawn_from(partner)) for partner in mixed.partner.tolist()]
         return [*own, partners, mixed.ratio.tolist()]
 
+    def _drawn_from(self, identity: int) -> list[Any]:
+        """What an identity's latents depend on, but for the knobs."""
+        own = [fingerprint(self.embeddings.of(identity))]
+        return [*own, self.neighbours.angle(identity)] if self.params.transfer.sampling == "angular" else own
+
     def latents(self, identity: int, embeddings: np.ndarray | None = None) -> Latents:
-        """The identity vectors that its images are asked for with; of the encoder's embeddings, or of others'."""
+        """The identity vectors that its images are asked for with; of the encoder's embeddings, or of others'.
+
+        A random direction means nothing to another encoder: there, all that angular sampling asks for is the prototype.
+        """
         knobs = self.params.transfer
+        own = self.embeddings.of(identity) if embeddings is None else embeddings
+        if knobs.sampling == "angular":
+            lowest, nearest = (knobs.lowest_cosine, self.neighbours.angle(identity)) if embeddings is None else (1, 0)
+            drawn = {"lowest_cosine": lowest, "nearest": nearest}
+            return angular_latents(own, identity, latents=knobs.latents_per_id, seed=self.params.seed, **drawn)
         return sample_latents(
-            self.embeddings.of(identity) if embeddings is None else embeddings,
+            own,
             identity,
             latents=knobs.latents_per_id,
             alpha=self.params.alpha,
@@ -123,6 +150,7 @@ class Method:
         """See `stages.transfer.method.Method`; equal on a CPU to the bit, however the identities are dealt out."""
         knobs = self.params.transfer
         latents, row, vectors = self.latents(identity), self.row, self.vectors(identity)
+        negative = self.negative(identity)
         sample = np.arange(len(row), dtype=np.int32)
         seeds = [seed_of(self.params.seed, "noise", identity, number) for number in sample.tolist()]
         images: list[np.ndarray] = []
@@ -137,6 +165,7 @@ class Method:
                 guidance=knobs.guidance,
                 shift=self.shift,
                 unconditional_shift=self.unconditional_shift,
+                negative=None if negative is None else torch.from_numpy(negative),
                 decode_slice=knobs.decode_slice,
             )
             images += list(batch.numpy())

@@ -202,6 +202,7 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         width: int,
         steps: int,
         shift: torch.Tensor | None = None,
+        negative: torch.Tensor | None = None,
     ) -> None:
         """Refuse what cannot be generated.
 
@@ -214,6 +215,8 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         norms = vectors.float().norm(dim=1)
         if not torch.all((norms - 1).abs() < 1e-2):
             raise ValueError(f"vectors have norms from {norms.min():.4g} to {norms.max():.4g}: 1 was expected")
+        if negative is not None and negative.shape != (1, vectors.shape[1]):
+            raise ValueError(f"the negative has the shape {list(negative.shape)}: [1, {vectors.shape[1]}] was expected")
         if len(generators) != len(vectors):
             raise ValueError(f"{len(generators)} generators for {len(vectors)} vectors: one each was expected")
         if height % self.vae_scale_factor or width % self.vae_scale_factor or min(height, width) < 1:
@@ -309,6 +312,7 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance: float = 3.0,
         shift: torch.Tensor | None = None,
         unconditional_shift: torch.Tensor | None = None,
+        negative: torch.Tensor | None = None,
         decode_slice: int = 8,
     ) -> torch.Tensor:
         """Generate one image of each identity vector.
@@ -321,6 +325,7 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             guidance: classifier-free guidance scale, the official 3; 1 (LCM) runs the UNet once a step.
             shift: [L, W], added to the conditioning of every identity (Digi2Real's domain gap, equation 2).
             unconditional_shift: [L, W], added to the unconditional branch.
+            negative: [1, d], an identity for the unconditional branch, in the place of the empty prompt (NegFaceDiff).
             decode_slice: images that the VAE decodes at a time.
 
         Returns:
@@ -331,13 +336,13 @@ class Arc2FacePipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         height = height or self.unet.config.sample_size * self.vae_scale_factor
         width = width or self.unet.config.sample_size * self.vae_scale_factor
-        self.check_inputs(vectors, generators, height, width, steps, shift)
+        self.check_inputs(vectors, generators, height, width, steps, shift, negative)
         conditional = self.encode_identity(vectors)
         if shift is not None:
             conditional = conditional + shift.to(conditional)
         unconditional = None
         if guidance != 1:
-            unconditional = self.encode_unconditional()
+            unconditional = self.encode_unconditional() if negative is None else self.encode_identity(negative)
             if unconditional_shift is not None:
                 unconditional = unconditional + unconditional_shift.to(unconditional)
         self.scheduler.set_timesteps(steps, device=self._execution_device)

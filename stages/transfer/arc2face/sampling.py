@@ -1,7 +1,8 @@
 """Where an identity's images are asked for: points on the geodesics from its prototype to its source images.
 
 Digi2Real, section 3: t ~ Beta(alpha, alpha), and SLERP on the unit sphere. The prototype stands at t = 0; as
-Beta(alpha, alpha) is symmetric, standing at t = 1 would give the same distribution.
+Beta(alpha, alpha) is symmetric, standing at t = 1 would give the same distribution. `angular_latents` is another way,
+around the prototype.
 
 Notation: k source images of an identity, l latents, n images, d dimensions.
 """
@@ -20,8 +21,8 @@ class Latents:
     """The l identity vectors that one identity's images are generated from."""
 
     vectors: np.ndarray  # [l, d] float32, unit norm
-    t: np.ndarray  # [l] float64 in [0, 1]
-    source: np.ndarray  # [l] int64, row of the source embedding at t = 1
+    t: np.ndarray  # [l] float64 in [0, 1]; NaN where they are on no geodesic
+    source: np.ndarray  # [l] int64, row of the source embedding at t = 1; -1 likewise
 
 
 def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -89,24 +90,65 @@ def sample_latents(
     Raises:
         ValueError: no embeddings, one that has no direction, or a mean that has none.
     """
-    embeddings = np.asarray(embeddings, np.float64)
-    norms = np.linalg.norm(embeddings, axis=1)
-    if not len(embeddings) or not np.all(np.isfinite(norms) & (norms > 0)):
-        raise ValueError(f"identity {identity}: no embeddings, or one that is zero or not finite")
-    embeddings = embeddings / norms[:, None]
+    embeddings = _units(embeddings, identity)
     order = np.arange(len(embeddings))
     if sources == "random":
         order = np.random.default_rng(seed_of(seed, "sources", identity)).permutation(order)
     source = order[np.arange(latents) % len(order)]
-    mean = embeddings[np.unique(source) if prototype == "selected" else slice(None)].mean(axis=0)
-    length = np.linalg.norm(mean)
-    if length < 1e-6:
-        raise ValueError(f"identity {identity}: its embeddings cancel out, so it has no prototype")
+    centre = _centre(embeddings[np.unique(source) if prototype == "selected" else slice(None)], identity)
     t = np.array(
         [
             np.random.default_rng(seed_of(seed, "latent", identity, number)).beta(alpha, alpha)
             for number in range(latents)
         ]
     )
-    start = np.broadcast_to(mean / length, (latents, embeddings.shape[1]))
+    start = np.broadcast_to(centre, (latents, embeddings.shape[1]))
     return Latents(slerp(start, embeddings[source], t).astype(np.float32), t, source)
+
+
+def angular_latents(
+    embeddings: np.ndarray, identity: int, *, latents: int, lowest_cosine: float, nearest: float, seed: int
+) -> Latents:
+    """Draw an identity's latents around its prototype, turned by a random angle in a random direction.
+
+    IDperturb (arXiv 2602.18831): the cosine to the prototype is uniform from `lowest_cosine` to 1, and the angle at
+    most half of that to the nearest other identity, so that no vector is nearer to another prototype than to its own.
+    A latent's draw is seeded as that of `sample_latents`.
+
+    Args:
+        embeddings: [k, d], the identity's source embeddings; d >= 2.
+        identity: its number.
+        latents: l.
+        lowest_cosine: in [0, 1].
+        nearest: the angle between its prototype and the nearest other, radians.
+        seed: the global seed.
+
+    Raises:
+        ValueError: as `sample_latents`.
+    """
+    centre = _centre(_units(embeddings, identity), identity)
+    lowest = max(lowest_cosine, np.cos(nearest / 2))
+    vectors = np.empty((latents, len(centre)))
+    for number in range(latents):
+        draw = np.random.default_rng(seed_of(seed, "angle", identity, number))
+        angle = np.arccos(draw.uniform(lowest, 1))
+        tangent = _reject(draw.standard_normal((1, len(centre))), centre[None])[0][0]
+        vectors[number] = np.cos(angle) * centre + np.sin(angle) * tangent / np.linalg.norm(tangent)
+    return Latents(vectors.astype(np.float32), np.full(latents, np.nan), np.full(latents, -1))
+
+
+def _units(embeddings: np.ndarray, identity: int) -> np.ndarray:
+    embeddings = np.asarray(embeddings, np.float64)
+    norms = np.linalg.norm(embeddings, axis=1)
+    if not len(embeddings) or not np.all(np.isfinite(norms) & (norms > 0)):
+        raise ValueError(f"identity {identity}: no embeddings, or one that is zero or not finite")
+    return embeddings / norms[:, None]
+
+
+def _centre(embeddings: np.ndarray, identity: int) -> np.ndarray:
+    """The prototype: the normalised mean."""
+    mean = embeddings.mean(axis=0)
+    length = np.linalg.norm(mean)
+    if length < 1e-6:
+        raise ValueError(f"identity {identity}: its embeddings cancel out, so it has no prototype")
+    return mean / length

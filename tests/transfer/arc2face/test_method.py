@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from stages.filter import Filter
 from stages.gap import Gap
-from stages.knobs import Precision
+from stages.knobs import ParamsError, Precision
 from stages.params import Params
 from stages.store import StoreError, write_shard
 from stages.transfer.arc2face.knobs import Knobs
@@ -135,6 +135,9 @@ OTHER = {  # a value that each knob does not have in PARAMS
     "sources": "first",
     "prototype": "selected",
     "identity_mixup": (0.5,),
+    "sampling": "angular",
+    "lowest_cosine": 0.3,
+    "negative": "nearest",
     "batch_size": 2,
     "decode_slice": 2,
     "precision": "bf16",
@@ -171,6 +174,63 @@ def test_the_origin_knows_nothing_else(root, tmp_path, code, monkeypatch):
     assert Method(PARAMS, root).origin(102) != before
     code.add("transfer/arc2face/sampling", "X = 1\n")
     assert Method(moved, tmp_path).origin(101) != before
+
+
+def with_knobs(**knobs) -> Params:
+    return replace(PARAMS, transfer=replace(PARAMS.transfer, **knobs))
+
+
+def test_angular_vectors_stay_around_the_prototype_and_the_judge_expects_it(root):
+    method = Method(with_knobs(sampling="angular", lowest_cosine=0.0), root)
+    own = method.embeddings.of(101)
+    prototype = own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
+    vectors = method.vectors(101)
+    assert len(np.unique(vectors, axis=0)) == 3
+    assert (vectors @ prototype > np.cos(method.neighbours.angle(101) / 2) - 1e-6).all()
+    np.testing.assert_allclose(method.asked(101, own), np.tile(prototype, (7, 1)), atol=1e-6)
+    assert np.isnan(method.portraits(101).t).all()
+
+
+def test_a_negative_identity_stands_in_the_unconditional_branch(root):
+    method = Method(with_knobs(negative="farthest"), root)
+    latents, portraits = method.latents(101), method.portraits(101)
+    negative = torch.from_numpy(method.neighbours.other(101, "farthest", 0))[None]
+    pipeline = method.pipeline
+    pipeline._unconditional.clear()
+    unconditional = pipeline.encode_identity(negative)
+    pipeline.encode_unconditional = lambda: unconditional
+    try:
+        generator = torch.Generator().manual_seed(int(portraits.seed[0]))
+        image = pipeline(torch.from_numpy(latents.vectors[:1]), [generator], steps=3)[0]
+    finally:
+        del pipeline.encode_unconditional
+    assert np.abs(image.int().numpy() - portraits.images[0]).max() <= 1
+    plain = Method(PARAMS, root).portraits(101)
+    assert not np.array_equal(plain.images, portraits.images)
+    with pytest.raises(ValueError, match=r"negative has the shape \[2, 12\]: \[1, 12\]"):
+        pipeline(torch.from_numpy(latents.vectors[:1]), [generator], negative=negative.expand(2, -1))
+
+
+def test_off_they_change_no_image_and_nobody_is_read(root, monkeypatch):
+    monkeypatch.setattr("stages.transfer.arc2face.method.Neighbours", None)
+    pair = [replace(params, images_per_id=2) for params in (PARAMS, with_knobs(lowest_cosine=0.1))]
+    images = [Method(params, root).portraits(101).images for params in pair]
+    np.testing.assert_array_equal(*images)
+
+
+def test_a_negative_needs_guidance():
+    with pytest.raises(ParamsError, match=r"transfer\.negative is nearest, but at transfer\.guidance = 1"):
+        with_knobs(negative="nearest", guidance=1.0)
+
+
+@pytest.mark.parametrize("knobs", [{"sampling": "angular"}, {"negative": "nearest"}])
+def test_the_origin_knows_the_neighbours_it_looks_at(root, tmp_path, knobs):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "data/embed/source/subjects_1.h5").unlink()
+    methods = [Method(with_knobs(**knobs), folder) for folder in (root, tmp_path)]
+    angles = [[method.neighbours.angle(one) for one in (100, 101, 102)] for method in methods]
+    lost = 100 + int(np.argmax(np.subtract(*angles[::-1])))  # whose nearest was in the other shard
+    assert methods[0].origin(lost) != methods[1].origin(lost)
 
 
 def test_the_origin_knows_the_weights(tmp_path):

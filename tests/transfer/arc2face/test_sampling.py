@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, kstest
 
-from stages.transfer.arc2face.sampling import sample_latents, slerp
+from stages.transfer.arc2face.sampling import angular_latents, sample_latents, slerp
 
 rng = np.random.default_rng(0)
 
@@ -108,3 +108,51 @@ def test_selected_prototype_is_the_mean_of_the_selected():
 def test_broken_embeddings_are_refused_by_name(embeddings, message):
     with pytest.raises(ValueError, match=f"identity 7.*{message}"):
         sample_latents(embeddings, 7, latents=2, alpha=2.0, seed=0)
+
+
+def turned(identity=3, lowest_cosine=0.6, nearest=np.pi, latents=400):
+    embeddings = unit(6, 16) + 2 * unit(1, 16)
+    mean = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).mean(axis=0)
+    drawn = angular_latents(embeddings, identity, latents=latents, lowest_cosine=lowest_cosine, nearest=nearest, seed=1)
+    return drawn, mean / np.linalg.norm(mean)
+
+
+@pytest.mark.parametrize(("nearest", "lowest"), [(np.pi, 0.6), (1.0, np.cos(0.5)), (0.0, 1.0)])
+def test_angular_cosines_are_uniform_above_the_bound(nearest, lowest):
+    """Half of the way to the nearest other, or `lowest_cosine`, whichever is nearer."""
+    drawn, prototype = turned(nearest=nearest)
+    cosines = drawn.vectors.astype(np.float64) @ prototype
+    np.testing.assert_allclose(np.linalg.norm(drawn.vectors, axis=1), 1, atol=1e-6)
+    assert cosines.min() > lowest - 1e-6
+    if lowest < 1:
+        assert kstest((cosines - lowest) / (1 - lowest), "uniform").pvalue > 0.01
+    assert drawn.vectors.dtype == np.float32
+    assert np.isnan(drawn.t).all()
+    assert (drawn.source == -1).all()
+
+
+def test_angular_directions_are_all_alike():
+    """Across the prototype, 400 random unit tangents of 15 dimensions: mean about 0, second moments about 1 / 15."""
+    drawn, prototype = turned()
+    tangents = drawn.vectors - np.outer(drawn.vectors @ prototype, prototype)
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    assert np.linalg.norm(tangents.mean(axis=0)) < 3 / np.sqrt(400)
+    moments = np.linalg.eigvalsh(tangents.T @ tangents / 400)
+    assert moments[0] < 1e-10
+    assert 0.5 / 15 < moments[1] < moments[-1] < 1.6 / 15
+
+
+def test_no_angular_latent_is_nearer_to_the_nearest_other():
+    a, b = np.array([1.0, 0, 0, 0]), np.array([0.8, 0.6, 0, 0])
+    drawn = angular_latents(a[None], 0, latents=500, lowest_cosine=0.0, nearest=np.arccos(a @ b), seed=0)
+    assert (drawn.vectors @ a > drawn.vectors @ b).all()
+
+
+def test_an_angular_draw_is_its_own():
+    embeddings = unit(8, 16)
+    options = {"lowest_cosine": 0.6, "nearest": 1.0}
+    few = angular_latents(embeddings, 3, latents=2, seed=1, **options).vectors
+    many = angular_latents(embeddings, 3, latents=6, seed=1, **options).vectors
+    np.testing.assert_array_equal(many[:2], few)
+    for identity, seed in ((4, 1), (3, 2)):
+        assert not np.isin(angular_latents(embeddings, identity, latents=2, seed=seed, **options).vectors, few).any()
