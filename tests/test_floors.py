@@ -11,7 +11,7 @@ LENT = {
     "align": {"stages.align.faces", "stages.align.mtcnn", "stages.align.warp", "stages.align.knobs", "stages.align"},
     "train": {f"stages.train{name}" for name in ("", ".backbones", ".networks", ".costs")},
 }
-GROUND = ["store", "knobs", "run", "images", "measures", "pictures", "training"]
+GROUND = ["store", "knobs", "run", "timing", "images", "measures", "pictures", "training"]
 
 
 def floor(module: str) -> float:
