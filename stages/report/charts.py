@@ -51,7 +51,7 @@ class Axis:
             unit = 10.0 ** math.floor(math.log10(raw))
             step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
             values = [step * n for n in range(math.ceil(self.low / step - 1e-9), int(self.high / step + 1e-9) + 1)]
-        return [(round(float(self.place(np.float64(value))), 1), f"{value:g}") for value in values]
+        return [(round(float(self.place(np.array(value))), 1), f"{value:g}") for value in values]
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,7 @@ def samples(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pi
     target = _target(Archive(root / "data/target/target.zip"), params.report.rows, columns)
     caption = "Target: images whose look the source is to take; they carry no labels in training."
     sheets["target"] = (pictures.image(sheet(target), "target"), caption)
-    walk = "plots/synthesize/walk.png"
-    return {"sheets": sheets, "walk": pictures.sheet(walk) if (root / walk).is_file() else ""}
+    return {"sheets": sheets}
 
 
 def judge(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:

@@ -166,7 +166,12 @@ def shown(root: Path, **knobs: object) -> str:
 def test_a_method_that_makes_images_shows_them_beside_their_source(root) -> None:
     assert "were made by" not in shown(root)
     give(root, {"gap": GAP_METRICS, "synthesize": {"images": 1500, "identities": 3}, "judge": JUDGED})
-    for name, missing in (("synthesize/sheet", "synthesize"), ("gap/sheet", "gap/sheet"), ("gap/tsne", "gap/tsne")):
+    for name, missing in (
+        ("synthesize/sheet", "synthesize"),
+        ("gap/sheet", "gap/sheet"),
+        ("gap/tsne", "gap/tsne"),
+        ("gap/walk", "gap/walk"),
+    ):
         with pytest.raises(StoreError, match=missing):
             stage.run(PARAMS, root)
         give(root, {}, (name,))
@@ -174,7 +179,7 @@ def test_a_method_that_makes_images_shows_them_beside_their_source(root) -> None
         stage.run(PARAMS, root)
     judged(root)
     text = shown(root)
-    assert len(read(root).images) == 6 + 3
+    assert len(read(root).images) == 6 + 4
     assert "0.5 times it is added" in text
     assert "is 1.25 instead of 2.5, and its maximum mean discrepancy 0.125 instead of 0.5" in text
     assert "1,500 images of 3 identities were made by the method none" in text
