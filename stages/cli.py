@@ -77,7 +77,9 @@ def _run(stage: str) -> None:
         params = _load()
         with _alone(stage):
             package = Path(__file__).parent / stage
-            importlib.import_module(f"stages.{stage}.stage" if package.is_dir() else f"stages.{stage}").run(params)
+            module = importlib.import_module(f"stages.{stage}.stage" if package.is_dir() else f"stages.{stage}")
+            with importlib.import_module("stages.timing").timed(stage):
+                module.run(params)
 
 
 def _version(wanted: bool) -> None:
@@ -221,9 +223,23 @@ def evaluate(
 
 
 @app.command()
-def report() -> None:
+def report(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="EXP", help="With --compare: experiments, branches, tags or commits.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put them beside this run: plots/compare.html.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A page to hand on: with the revision, the machine and each stage's time.")
+    ] = None,
+) -> None:
     """Write plots/report.html: one page with the parameters, numbers and pictures of the run."""
-    _run("report")
+    if not (compare or out or experiments):
+        return _run("report")
+    with _loud():
+        from stages.knobs import check
+
+        check(compare == bool(experiments), "experiments and --compare go together: r2r report --compare EXP …")
+        importlib.import_module("stages.report.stage").run(_load(), out=out, compare=experiments or ())
 
 
 @app.command()

@@ -12,7 +12,7 @@ LENT = {
     "train": {f"stages.train{name}" for name in ("", ".backbones", ".networks", ".costs")},
 }
 READ_BY_TRAIN = {"", ".benchmarks", ".embeddings", ".pairs", ".readers"}  # of evaluate: what chooses an epoch
-GROUND = ["store", "knobs", "run", "images", "measures", "pictures", "training"]
+GROUND = ["store", "knobs", "run", "timing", "images", "measures", "pictures", "training"]
 
 
 def floor(module: str) -> float:
