@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ class Dvc:
         self.calls.append(" ".join(words[:2]))
         if words[:2] == ("exp", "run"):
             name = words[words.index("--name") + 1]
-            self.queued[name] = [word for before, word in zip(words, words[1:], strict=False) if before == "-S"]
+            self.queued[name] = [word for before, word in pairwise(words) if before == "-S"]
         if words[:2] == ("queue", "start"):
             for name, overrides in self.queued.items():
                 if name not in self.fails:
