@@ -70,6 +70,6 @@ def test_findings_are_of_the_profiles_column():
         for seed in (0, 1)
     ]
     mean, templates = findings(table, "embedded", results, ROOT)
-    assert (mean.ours, mean.verdict, mean.published) == (10, "confirmed", "+1.38")
+    assert (mean.ours, mean.verdict, mean.published) == (10, "confirmed", "+1.39")
     assert (templates.ours, templates.verdict, templates.published) == (-10, "opposite", "+2.14")
     assert {one.verdict for one in findings(table, "embedded", results[:2], ROOT)} == {"open"}

@@ -1,6 +1,7 @@
 """Exactly the missing rows are queued, once each: in a real git repository, with DVC's part played by the test."""
 
 import json
+import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -88,10 +89,12 @@ class Dvc:
         (root / "metrics").mkdir()
         (root / "params.yaml").write_text(yaml.safe_dump(values))
         (root / "metrics/evaluate.json").write_text(json.dumps({"random": 80.0 + values["seed"]}))
-        git(root, "add", "-A")
+        git(root, "add", "params.yaml", "metrics")
         tree, head = git(root, "write-tree").strip(), git(root, "rev-parse", "HEAD").strip()
         made = git(root, "commit-tree", tree, "-p", head, "-m", name).strip()
-        git(root, "reset", "-q", "--hard")
+        git(root, "reset", "-q")
+        shutil.rmtree(root / "metrics")
+        (root / "params.yaml").unlink()
         git(root, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", made)
 
 
@@ -150,7 +153,7 @@ def test_other_code_is_another_result_and_other_files_are_not(root, dvc):
     dvc.calls.clear()
     assert run.run(["toy"], seeds=1, root=root)
     assert dvc.calls == []
-    (root / "stages/code.py").write_text("2")  # not committed
+    (root / "stages/code.py").write_text("2")
     commit(root)
     run.run(["toy"], seeds=1, root=root)
     assert {one.experiment for one in read(place("toy", "embedded", root))} == {"toy-plain-0-2", "toy-Moved-0-2"}
