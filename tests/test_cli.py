@@ -27,7 +27,9 @@ def test_a_stage_is_a_command_a_module_and_a_block_of_parameters():
         name for name, block in yaml.safe_load((ROOT / "params.yaml").read_text()).items() if isinstance(block, dict)
     } == {
         *STAGES,
-        "transfer",
+        "transfer",  # of the chosen method
+        "real",
+        "digiface",
     }
 
 

@@ -169,8 +169,8 @@ def _draw(folder: Path, audited: Vectors, known: Vectors, identities: Nearness, 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("what", "identity", "sample", "reference_identity", "reference_sample", "cosine", "too_near"))
         for row in near["p"][:LISTED].tolist():
-            names = audited.faces.identities[row], "", known.faces.identities[identities.index[row]], ""
-            writer.writerow(("identity", *names, *_near(identities, row)))
+            person, other = audited.faces.identities[row], known.faces.identities[identities.index[row]]
+            writer.writerow(("identity", person, "", other, "", *_near(identities, row)))
         for row in near["i"][:LISTED].tolist():
             other = copies.index[row]
             names = audited.faces.identity[row], audited.faces.sample[row], known.faces.identity[other]

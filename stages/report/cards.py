@@ -98,8 +98,9 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
     made, learned = ingredients(params)
     faces = read_faces(root / IMAGES)
     audit = metrics.get("audit", {})
+    name_of_set = f"render2real-{params.profile}-{params.method}-{params.n_ids}"
     shown = {
-        "name": f"render2real-{params.profile}-{params.method}-{params.n_ids}",
+        "name": name_of_set,
         "params": params,
         "metrics": metrics,
         "audit": audit if audit.get("set") == faces.digest() else {},
@@ -117,7 +118,7 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
                 template.render(**shown, parts=parts, free=free, trained_on_these=trained_on_these) + "\n",
                 encoding="utf-8",
             )
-    write_json(folder / "croissant.json", croissant(shown["name"], root / IMAGES, params, made))
+    write_json(folder / "croissant.json", croissant(name_of_set, root / IMAGES, params, made))
 
 
 def ingredients(params: Params) -> tuple[list[Ingredient], list[Ingredient]]:

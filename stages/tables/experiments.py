@@ -25,7 +25,7 @@ from tqdm import tqdm
 from stages.store import StoreError
 
 CONFIGURATION = ("conf", "dvc.yaml", "stages/tables/people.py")
-LINE = re.compile(r"(\w{7})\s+(\S+)\s.*\s(Queued|Running|Failed|Success)\s*$", re.M)  # of `dvc queue status`
+LINE = re.compile(r"^(\w{7}) +(\S+) .* (Queued|Running|Failed|Success) *$", re.M)  # of `dvc queue status`
 POLL, ASK = 2.0, 20.0  # seconds between looks at git, and between questions to DVC, which takes seconds to answer
 STARTED = 30.0  # seconds in which a worker has answered
 
