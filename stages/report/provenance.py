@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHIPPED = {
     "the embedded world": "people, looks and benchmarks rendered by this project; the head's mesh: docs/world.md",
     "MTCNN": "detector weights, as David Sandberg and the package mtcnn distribute them",
-    "Vega": "in the page of `dvc plots diff`: vega, vega-lite, vega-embed",
+    "Vega": "in the page of dvc plots diff: vega, vega-lite, vega-embed",
 }
 LICENSES = {"the embedded world": "MIT", "MTCNN": "MIT", "Vega": "BSD-3-Clause"}
 

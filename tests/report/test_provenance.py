@@ -20,7 +20,7 @@ def test_outputs_are_those_of_the_lock_but_the_pages_own(tmp_path):
     assert provenance.outputs(tmp_path) == [["align", "data/align", "1.5 kB", "abc"]]
     for broken in ("[", "stages: [1]", "stages: {a: {outs: [{}]}}"):
         (tmp_path / "dvc.lock").write_text(broken)
-        with pytest.raises(StoreError, match="git checkout dvc.lock"):
+        with pytest.raises(StoreError, match=r"git checkout dvc\.lock"):
             provenance.outputs(tmp_path)
 
 
