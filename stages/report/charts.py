@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDTH, HEIGHT = 600, 370  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 10, 50  # of them, beside the axes
+LEFT, RIGHT, TOP, BOTTOM = 72, 14, 10, 50  # of them, beside the axes
 COLOURS = 8  # of the style sheet; then they come again, dashed
 LINEAR, LOG = False, True
 

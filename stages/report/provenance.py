@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from stages.timing import machine, revision, took
 if TYPE_CHECKING:
     from stages.params import Params
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SHIPPED = {
-    "the embedded world": "people, looks and benchmarks rendered by this project; the head's mesh: docs/world.md",
+    "the embedded world": "people and looks of this project, on MakeHuman's mesh; encoders and generators trained on them",
     "MTCNN": "detector weights, as David Sandberg and the package mtcnn distribute them",
-    "Vega": "in the page of `dvc plots diff`: vega, vega-lite, vega-embed",
+    "Vega": "in the page of dvc plots diff: vega, vega-lite, vega-embed",
 }
-LICENSES = {"the embedded world": "MIT", "MTCNN": "MIT", "Vega": "BSD-3-Clause"}
+LICENSES = {"the embedded world": "MIT; the mesh CC0-1.0", "MTCNN": "MIT", "Vega": "BSD-3-Clause"}
 
 
 def outputs(root: Path) -> list[list[str]]:
@@ -55,14 +57,8 @@ def data(params: Params) -> list[list[str]]:
 def programs() -> list[list[str]]:
     """Name, version and licence of Python and of the packages that this project asks for."""
     rows = [["Python", platform.python_version(), "PSF-2.0"]]
-    for wanted in metadata.requires("render2real") or []:
-        name, _, condition = wanted.partition(";")
-        if "extra" in condition:
-            continue
-        try:
-            package = metadata.metadata(name.strip())
-        except metadata.PackageNotFoundError:
-            continue
+    for name in tomllib.loads(PROJECT.read_text())["project"]["dependencies"]:
+        package = metadata.metadata(name)
         rows.append([package["Name"], package["Version"], _license(package)])
     return rows
 

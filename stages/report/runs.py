@@ -80,11 +80,14 @@ def fetch(name: str, root: Path) -> Run:
     """
     from dvc.api import DVCFileSystem  # here: it takes a second to load
     from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
+    from dvc.repo import Repo
+    from dvc.scm import SCMError, resolve_rev
 
     with TemporaryDirectory() as folder:
         try:
-            files = DVCFileSystem(str(root), rev=name)
+            with Repo(str(root)) as repo:
+                revision = resolve_rev(repo.scm, name)  # an experiment's name is none of git's
+            files = DVCFileSystem(str(root), rev=revision)
             for path in NEEDED:
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 files.get(path, str(Path(folder) / path), recursive=files.isdir(path))

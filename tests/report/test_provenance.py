@@ -26,7 +26,7 @@ def test_outputs_are_those_of_the_lock_but_the_pages_own(tmp_path):
 
 def test_data_have_the_licences_of_the_catalogue():
     embedded = {row[0]: row[2] for row in provenance.data(Params())}
-    assert embedded == {"the embedded world": "MIT", "MTCNN": "MIT", "Vega": "BSD-3-Clause"}
+    assert embedded == {"the embedded world": "MIT; the mesh CC0-1.0", "MTCNN": "MIT", "Vega": "BSD-3-Clause"}
     fetched = {
         row[0]: row for row in provenance.data(Params(fetch=Fetch(source="digiface-1m", target="/my/faces.zip")))
     }

@@ -331,7 +331,7 @@ def test_rates_stand_from_the_strictest_on_and_what_is_lacking_is_a_dash(root) -
 def test_a_wide_table_scrolls_and_its_first_column_stays(root) -> None:
     stage.run(PARAMS, root)
     content = (root / "plots/report.html").read_text()
-    assert content.count("<table>") == content.count('<div class="scroll" tabindex="0"><table>') > 10
+    assert content.count("<table") == content.count('<div class="scroll" tabindex="0"><table') > 10
     assert ".scroll { overflow-x: auto" in content
     assert "td:first-child { position: sticky; left: 0" in content
 
