@@ -20,5 +20,12 @@ def test_separability(method):
 
 def test_leakage():
     numbers = json.loads((DOCS / "audit/arc2face.json").read_text())
-    for name in ("near_identities", "near_identities_percent", "reference_near_percent", "copies", "reference_images"):
+    for name in (
+        "near_identities",
+        "near_identities_percent",
+        "reference_near_percent",
+        "copies",
+        "reference_images",
+        "copy_threshold",
+    ):
         assert f"{numbers[name]:,}" in TEXT.partition("The generator's own people")[2]
