@@ -128,8 +128,9 @@ def apart(prototypes: np.ndarray, threshold: float, device: str = "cpu") -> tupl
         return len(prototypes), 0, math.nan
     similarity, _, pairs = nearest(prototypes, threshold, device=device)
     close = prototypes[similarity > threshold - 1e-6]  # nobody else is dropped, or drops another
-    kept = np.zeros((0, prototypes.shape[1]), np.float32)
+    kept, count = np.empty_like(close), 0
     for vector in close:
-        if not (kept @ vector > threshold).any():
-            kept = np.concatenate([kept, vector[None]])
-    return len(prototypes) - len(close) + len(kept), pairs, float(similarity.max())
+        if not (kept[:count] @ vector > threshold).any():
+            kept[count] = vector
+            count += 1
+    return len(prototypes) - len(close) + count, pairs, float(similarity.max())

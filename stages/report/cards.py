@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment
+from jinja2 import Environment, UndefinedError
 
 from stages.evaluate.results import parse
 from stages.fetch.catalogue import Entry, load
 from stages.images import read_faces
-from stages.store import Shard, emptied, file_digest, replacing, write_json
+from stages.store import Shard, StoreError, emptied, file_digest, replacing, write_json
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -34,6 +34,8 @@ CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
@@ -53,6 +55,7 @@ CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -93,7 +96,7 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
         environment: of the templates.
 
     Raises:
-        StoreError: no aligned images.
+        StoreError: no aligned images, or metrics that lack a number.
     """
     made, learned = ingredients(params)
     faces = read_faces(root / IMAGES)
@@ -108,16 +111,19 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
         "identities": len(faces.identities),
         "rows": parse(metrics["evaluate"]),
     }
-    folder = emptied(root / "plots/cards")
-    trained_on_these = root / params.train.data == root / IMAGES
-    for name, parts in (("dataset", made), ("model", [*(made if trained_on_these else ()), *learned])):
+    own = root / params.train.data == root / IMAGES
+    texts = {}
+    for name, parts in (("dataset", made), ("model", [*(made if own else ()), *learned])):
         template = environment.overlay(autoescape=False).get_template(f"cards/{name}.md")
         free = all(part.commercial for part in parts)
+        try:
+            texts[name] = template.render(**shown, parts=parts, free=free, trained_on_these=own)
+        except UndefinedError as error:
+            raise StoreError(f"{root}/metrics: {error}, which a card says; run `dvc repro`") from error
+    folder = emptied(root / "plots/cards")
+    for name, text in texts.items():
         with replacing(folder / f"{name}.md") as path:
-            path.write_text(
-                template.render(**shown, parts=parts, free=free, trained_on_these=trained_on_these) + "\n",
-                encoding="utf-8",
-            )
+            path.write_text(text + "\n", encoding="utf-8")
     write_json(folder / "croissant.json", croissant(name_of_set, root / IMAGES, params, made))
 
 
@@ -202,8 +208,6 @@ def croissant(name: str, folder: Path, params: Params, made: list[Ingredient]) -
         f"{params.method}.",
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "license": terms[0] if len(terms) == 1 else terms,
-        "url": "https://example.org/" + name,
-        "version": "1.0.0",
         "rai:dataCollection": "None: the people are rendered, and nobody was photographed for this set.",
         "rai:personalSensitiveInformation": "None is meant to be there; `r2r audit` says how near it is to a set.",
         "rai:dataBiases": "Those of the rendered people and of the method's weights; see the data set card.",
