@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SHIPPED = {
-    "the embedded world": "its people and looks, on MakeHuman's mesh; encoders and generators trained on them",
+    "the embedded world": "people and looks of this project on MakeHuman's mesh; networks trained on them",
     "MTCNN": "detector weights, as David Sandberg and the package mtcnn distribute them",
     "Vega": "in the page of dvc plots diff: vega, vega-lite, vega-embed",
 }

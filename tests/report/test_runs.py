@@ -29,7 +29,7 @@ def repository(root):  # noqa: F811
         run("git", "tag", tag)
 
     (root / "params.yaml").write_text(yaml.safe_dump({"n_ids": 9, "method": "none", "train": {"epochs": 4}}))
-    (root / ".gitignore").write_text("/data\n!/data/filter.h5\n")
+    (root / ".gitignore").write_text("/data/*\n!/data/filter.h5\n")
     run("git", "init", "-q")
     run("dvc", "init", "-q")
     run("dvc", "add", "-q", "plots/train.csv")
