@@ -1,15 +1,20 @@
 # `make repro` and `make test` set up what is missing and run: they are all that a fresh machine needs.
+# `make check` is what a pull request has to pass.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint params bench
+.PHONY: repro test check lint params bench
 
 repro: .venv/ready
 	$(BIN)/dvc repro
 
 test: lint
 	$(BIN)/pytest
+
+check: test
+	.ci/lock
+	$(BIN)/r2r verify
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ torchvision's ImageFolder with the same augmentations on Pillow's images. `recip
 takes. For each network and number of classes, `_ms` is what an image of a step takes (reading, augmenting, forward,
 head, backward, optimiser), `_to_plain` how many times faster that is than a loop in arcface_torch's style, and
 `_of_matmul` the step's floating-point rate over that of a large matrix product. `head_*_mb` is what the head takes at
-a batch of 128: weight, gradient, momentum, and what the loss keeps.
+a batch of 128: weight, gradient, momentum, and what the loss keeps; `head_*_sampled_mb` at a sample rate of 0.1.
 
 On a CPU all is CPU time of all threads together, which a busy machine disturbs least; on n idle cores a step takes
 1 / n of it. On a GPU it is time. One JSON line.
@@ -45,6 +45,7 @@ from stages.train.heads import create_head
 from stages.train.knobs import DigiFace, Train
 from stages.train.networks import create_backbone
 from stages.train.order import batches
+from stages.train.partial_fc import PartialFC
 from stages.train.recipes import create_recipe
 from stages.training import Loop
 
@@ -230,9 +231,9 @@ def steps_of(name: str, precision: str, classes: int, root: Path, steps: int, si
     }
 
 
-def head_mb(classes: int, batch: int = 128, embedding: int = 512) -> float:
+def head_mb(classes: int, rate: float = 1.0, batch: int = 128, embedding: int = 512) -> float:
     """Megabytes: weight, gradient and momentum of a head, and what its loss keeps for the backward pass."""
-    head, kept = create_head(Train(head="arcface"), embedding, classes), {}
+    head, kept = PartialFC(create_head(Train(head="arcface"), embedding, classes), rate), {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -241,9 +242,8 @@ def head_mb(classes: int, batch: int = 128, embedding: int = 512) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         embeddings = torch.rand(batch, embedding, requires_grad=True)
-        labels = torch.arange(batch) % classes
-        loss = F.cross_entropy(head(embeddings, labels)[0], labels)
-    kept.pop(head.kernel.untyped_storage().data_ptr(), None)
+        loss, _ = head(embeddings, torch.arange(batch) % classes)
+    kept.pop(head.head.kernel.untyped_storage().data_ptr(), None)
     del loss
     return round((3 * 4 * embedding * classes + sum(kept.values())) / 2**20, 1)
 
@@ -264,7 +264,7 @@ def main(
         for count in classes:
             for name in names:
                 numbers |= steps_of(name, precision, count, Path(folder), steps, side)
-            numbers[f"head_{count}_mb"] = head_mb(count)
+            numbers |= {f"head_{count}_mb": head_mb(count), f"head_{count}_sampled_mb": head_mb(count, 0.1)}
     return numbers
 
 

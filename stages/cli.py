@@ -55,6 +55,9 @@ def _alone(stage: str) -> Iterator[None]:
         parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
     usable_cache()
+    if int(os.environ.get("RANK", 0)) > 0:  # of several that torchrun started, the first holds it
+        yield
+        return
     with open(f".{stage}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +77,9 @@ def _run(stage: str) -> None:
         params = _load()
         with _alone(stage):
             package = Path(__file__).parent / stage
-            importlib.import_module(f"stages.{stage}.stage" if package.is_dir() else f"stages.{stage}").run(params)
+            module = importlib.import_module(f"stages.{stage}.stage" if package.is_dir() else f"stages.{stage}")
+            with importlib.import_module("stages.timing").timed(stage):
+                module.run(params)
 
 
 def _version(wanted: bool) -> None:
@@ -218,9 +223,23 @@ def evaluate(
 
 
 @app.command()
-def report() -> None:
+def report(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="EXP", help="With --compare: experiments, branches, tags or commits.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put them beside this run: plots/compare.html.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A page to hand on: with the revision, the machine and each stage's time.")
+    ] = None,
+) -> None:
     """Write plots/report.html: one page with the parameters, numbers and pictures of the run."""
-    _run("report")
+    if not (compare or out or experiments):
+        return _run("report")
+    with _loud():
+        from stages.knobs import check
+
+        check(compare == bool(experiments), "experiments and --compare go together: r2r report --compare EXP …")
+        importlib.import_module("stages.report.stage").run(_load(), out=out, compare=experiments or ())
 
 
 @app.command()
@@ -259,6 +278,59 @@ def doctor(
             raise typer.Exit(1)
 
 
+tables_app = typer.Typer(help="The papers' tables: list them, run what is missing, show ours beside the published.")
+app.add_typer(tables_app, name="tables")
+InProfile = Annotated[str, typer.Option(help="embedded, paper or smoke: one of tables/profile.")]
+
+
+@tables_app.callback(invoke_without_command=True)
+def tables(context: typer.Context, profile: InProfile = "embedded") -> None:
+    """List the papers' tables with what has been run of them; `run` runs what is missing, `show` shows one."""
+    if context.invoked_subcommand is None:
+        with _loud():
+            pages = importlib.import_module("stages.tables.pages")
+            typer.echo(pages.text_of(pages.listing(profile)))
+
+
+@tables_app.command(name="run")
+def tables_run(
+    names: Annotated[list[str], typer.Argument(help="Tables, or `all`.")],
+    profile: InProfile = "embedded",
+    seeds: Annotated[int, typer.Option(min=1, help="0 to this less one.")] = 3,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Experiments at a time; a GPU each.")] = 1,
+    rows: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again.")] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option("-S", metavar="KNOB=VALUE", help="What a row needs, or a knob of all rows."),
+    ] = None,
+) -> None:
+    """Run the rows that are missing as DVC experiments, and write tables/results."""
+    with _loud():
+        every = importlib.import_module("stages.tables.definitions").names()
+        chosen = every if names == ["all"] else names
+        run = importlib.import_module("stages.tables.run").run
+        if not run(chosen, profile, seeds, jobs, rows or (), knob or ()):
+            raise typer.Exit(1)
+
+
+@tables_app.command(name="show")
+def tables_show(
+    name: Annotated[str, typer.Argument(help="A table.")],
+    profile: InProfile = "embedded",
+    md: Annotated[bool, typer.Option("--md", help="As Markdown.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="As a fragment of HTML.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="As LaTeX.")] = False,
+) -> None:
+    """Show ours beside the published, and what is seen of what the paper claims."""
+    with _loud():
+        pages = importlib.import_module("stages.tables.pages")
+        code = importlib.import_module("stages.tables.experiments").code
+        ways = ((md, pages.as_markdown), (csv, pages.as_csv), (html, pages.as_html), (latex, pages.as_latex))
+        as_asked = next((way for asked, way in ways if asked), pages.as_text)
+        typer.echo(as_asked(pages.show(name, profile, code(Path()))))
+
+
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(help="A weights file.")]) -> None:
     """Say what a weights file is: its network, layout, channel order and size."""
@@ -287,6 +359,33 @@ def params(
         from stages.params import compose
 
         Path("params.yaml").write_text(compose(overrides or []))
+
+
+@app.command()
+def verify(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, as of `r2r params`; default: profile=smoke.")
+    ] = None,
+    committed: Annotated[bool, typer.Option(help="One run of params.yaml as it is, beside dvc.lock.")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the second run alone, such as OMP_NUM_THREADS=1.")
+    ] = None,
+    python: Annotated[Path | None, typer.Option(help="The second run's, of another environment.")] = None,
+) -> None:
+    """Run the last commit from nothing twice, compare every hash, and say where they begin to differ."""
+    with _loud():
+        from stages.knobs import check
+
+        check(all("=" in one for one in env or []), f"--env {env}: NAME=VALUE was expected")
+        same = importlib.import_module("stages.verify.verify").verify(
+            Path.cwd(),
+            overrides or ([] if committed else ["profile=smoke"]),
+            beside_lock=committed,
+            python=python,
+            variables=dict(one.split("=", 1) for one in env or []),
+        )
+        if not same:
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -36,7 +36,9 @@ class Filter:
     """Which identities are kept."""
 
     # the paper does not say which (docs/choices.md)
-    score: Literal["max", "mean"] = knob("max", "max | mean cosine similarity to the other identities")
+    score: Literal["max", "mean", "none"] = knob(
+        "max", "max | mean cosine similarity to the other identities; none: as they come, by number"
+    )
     threshold: float = knob(0.5, "cosine; pairs above it are counted in the metrics", ge=-1, le=1)
     block: int = knob(768, "lines of a block of the similarity matrix; the result does not depend on it", ge=1)
     device: Device = knob("auto", "auto | cpu | cuda")
@@ -45,8 +47,8 @@ class Filter:
 def run(params: Params, root: Path = Path(".")) -> None:
     """Order the identities of `data/embed/source` and choose the first `n_ids`.
 
-    Writes `data/filter.h5`, in rising order of the score (ties by identity number): identity [m] int64, score [m]
-    float64, similarity [m] float64 to nearest [m] int64, the nearest other identity, and chosen [m] bool.
+    Writes `data/filter.h5`, in rising order of the score (ties, and `none`, by identity number): identity [m] int64,
+    score [m] float64, similarity [m] float64 to nearest [m] int64, the nearest other identity, and chosen [m] bool.
 
     Raises:
         ParamsError: `n_ids` is larger than the number of identities.
@@ -61,8 +63,8 @@ def run(params: Params, root: Path = Path(".")) -> None:
     vectors = prototypes(identities, sums)
     device = pick_device(params.filter.device, "filter.device")
     similarity, index, above = nearest(vectors, params.filter.threshold, params.filter.block, device)
-    score = similarity if params.filter.score == "max" else mean_similarity(vectors)
-    order = np.lexsort((identities, score))
+    score = mean_similarity(vectors) if params.filter.score == "mean" else similarity
+    order = np.argsort(identities) if params.filter.score == "none" else np.lexsort((identities, score))
     chosen = np.arange(len(order)) < params.n_ids
 
     # A pair above the threshold has both its identities' nearest above it: no other pair need be looked at again.

@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from stages.embed.prototypes import source_shards
+from stages.embed.prototypes import SourceEmbeddings, source_shards
 from stages.knobs import check, knob, knobs
 from stages.measures import frechet, median_distance, mmd
 from stages.pictures import save_png, sheet
@@ -37,6 +37,7 @@ TSNE_POINTS = 500  # images of each domain in the plot
 TSNE_SECONDS = 8.0  # of 1,500 points, and of loading the generator
 TEXT_ENCODER = 13e9  # operations of CLIP ViT-L/14's text tower, 77 tokens
 SHEET = 8  # source images on the sheet without and with the gap
+WALKS, WALK_STEPS = 4, 7  # identities on the sheet along t, and images of each
 
 
 @knobs("gap")
@@ -54,9 +55,10 @@ class Gap:
 def run(params: Params, root: Path = Path(".")) -> None:
     """Estimate the gap between `data/embed/source` and `data/embed/target.h5`.
 
-    Writes `data/gap/delta.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap/tsne.png` and
-    `plots/gap/sheet.png` (images without and with the gap, of the same identity vectors and noise). A method without
-    such a conditioning has no gap: then the folders are empty, and the metrics say that no image was looked at.
+    Writes `data/gap/delta.h5` (delta [L, W] float32, not weighted), `metrics/gap.json`, `plots/gap/tsne.png`,
+    `plots/gap/sheet.png` (images without and with the gap, of the same identity vectors and noise) and
+    `plots/gap/walk.png` (images along the geodesic that synthesize draws from). A method without such a conditioning
+    has no gap: then the folders are empty, and the metrics say that no image was looked at.
 
     Raises:
         ParamsError: `gap.n_images` is more than a domain has.
@@ -92,6 +94,7 @@ def run(params: Params, root: Path = Path(".")) -> None:
     with replacing(plots / "tsne.png") as path:
         _plot(source_states, target_states, gap.weight * delta, seed_of(params.seed, "gap", "t-SNE"), path)
     save_png(plots / "sheet.png", _sheet(params, pipeline, source[:SHEET], gap.weight * delta))
+    save_png(plots / "walk.png", _walk(params, pipeline, root, gap.weight * delta))
     write_shard(folder / "delta.h5", {"delta": delta})
     write_json(root / "metrics/gap.json", {name: round(value, 6) for name, value in metrics.items()})
 
@@ -196,23 +199,41 @@ def _plot(source: np.ndarray, target: np.ndarray, shift: np.ndarray, seed: int, 
 
 def _sheet(params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Images without the gap (above) and with it (below), of the same vectors and noise."""
-    knobs, both = params.transfer, params.gap.branch == "both"
-    rows = {}
-    for title, part in (("without the gap", None), ("with the gap", torch.from_numpy(shift))):
-        generators = [
-            torch.Generator().manual_seed(seed_of(params.seed, "gap", "noise", number))
-            for number in range(len(vectors))
-        ]
-        images = pipeline(
-            torch.from_numpy(vectors),
-            generators,
-            height=knobs.size or None,
-            width=knobs.size or None,
-            steps=knobs.steps,
-            guidance=knobs.guidance,
-            shift=part,
-            unconditional_shift=part if both else None,
-            decode_slice=knobs.decode_slice,
-        )
-        rows[title] = list(images.numpy())
-    return sheet(rows)
+    noises = [seed_of(params.seed, "gap", "noise", number) for number in range(len(vectors))]
+    rows = {"without the gap": None, "with the gap": shift}
+    return sheet({title: _images(params, pipeline, vectors, noises, part) for title, part in rows.items()})
+
+
+def _walk(params: Params, pipeline: Arc2FacePipeline, root: Path, shift: np.ndarray) -> np.ndarray:
+    """An identity a row: from its prototype (t = 0) to one of its images (t = 1), of the same noise, with the gap."""
+    from stages.transfer.arc2face.sampling import slerp
+
+    embeddings, t = SourceEmbeddings(root), np.linspace(0, 1, WALK_STEPS)
+    rows, captions = {}, {}
+    for identity in sorted(embeddings.shard_of)[:WALKS]:
+        mine = embeddings.of(identity).astype(np.float64)
+        first, last = (np.tile(end / np.linalg.norm(end), (len(t), 1)) for end in (mine.mean(axis=0), mine[0]))
+        noises = [seed_of(params.seed, "gap", "walk", identity)] * len(t)
+        title = f"identity {identity}"
+        rows[title] = _images(params, pipeline, slerp(first, last, t).astype(np.float32), noises, shift)
+        captions[title] = [f"t = {step:.2g}" for step in t]
+    return sheet(rows, captions=captions)
+
+
+def _images(
+    params: Params, pipeline: Arc2FacePipeline, vectors: np.ndarray, noises: list[int], shift: np.ndarray | None
+) -> list[np.ndarray]:
+    """Images [h, w, 3] uint8 of identity vectors [n, d], each of its seed's noise."""
+    knobs, part = params.transfer, None if shift is None else torch.from_numpy(shift)
+    images = pipeline(
+        torch.from_numpy(vectors),
+        [torch.Generator().manual_seed(noise) for noise in noises],
+        height=knobs.size or None,
+        width=knobs.size or None,
+        steps=knobs.steps,
+        guidance=knobs.guidance,
+        shift=part,
+        unconditional_shift=part if params.gap.branch == "both" else None,
+        decode_slice=knobs.decode_slice,
+    )
+    return list(images.numpy())

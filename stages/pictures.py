@@ -5,7 +5,6 @@ Images are [h, w, 3] uint8 RGB.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,13 +136,3 @@ def save_chart(path: Path, figure: Figure) -> None:
     """Write a chart as PNG, moved into place."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
-
-
-def svg(figure: Figure) -> bytes:
-    """A chart as SVG: the same ids and fonts each time."""
-    import matplotlib
-
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "render2real", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

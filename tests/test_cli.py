@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from stages.cli import app
+from stages.cli import _alone, app
 from stages.params import load
 from stages.store import adding
 
@@ -27,7 +27,9 @@ def test_a_stage_is_a_command_a_module_and_a_block_of_parameters():
         name for name, block in yaml.safe_load((ROOT / "params.yaml").read_text()).items() if isinstance(block, dict)
     } == {
         *STAGES,
-        "transfer",
+        "transfer",  # of the chosen method
+        "real",
+        "digiface",
     }
 
 
@@ -65,6 +67,15 @@ def test_a_stage_that_already_runs_is_refused(tmp_path, monkeypatch):
         result = CliRunner().invoke(app, ["filter"])
     assert result.exit_code == 1
     assert "already runs" in result.output
+
+
+def test_of_several_processes_that_torchrun_started_the_first_holds_the_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    with open(".train.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone("train"):
+            pass
 
 
 def test_a_cache_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):

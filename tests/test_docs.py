@@ -63,7 +63,10 @@ def test_something_is_read():
 @pytest.mark.parametrize("words", typed("r2r"), ids=" ".join)
 def test_a_command_has_its_options(words):
     _, name, *rest = words
-    options = {option for one in COMMANDS.get(name, COMMANDS["fetch"]).params for option in one.opts}
+    command = COMMANDS.get(name, COMMANDS["fetch"])
+    if rest and rest[0] in getattr(command, "commands", ()):
+        command = command.commands[rest[0]]
+    options = {option for one in command.params for option in one.opts}
     assert name in COMMANDS or name in ("--help", "--version")
     assert {word for word in rest if word.startswith("-")} <= options
 

@@ -105,7 +105,7 @@ def read(root) -> dict[str, np.ndarray]:
         return {name: shard[name] for name in shard.names}
 
 
-@pytest.mark.parametrize("score", ["max", "mean"])
+@pytest.mark.parametrize("score", ["max", "mean", "none"])
 def test_run_orders_and_chooses(root, score: str) -> None:
     stage.run(Params(n_ids=15, filter=Filter(score=score, threshold=0.4)), root)
     out = read(root)
@@ -117,8 +117,9 @@ def test_run_orders_and_chooses(root, score: str) -> None:
                 mean = shard["embedding"][shard["identity"] == identity].astype(np.float64).mean(0)
                 centres[identity] = mean / np.linalg.norm(mean)
     others = {one: {other: centres[one] @ centres[other] for other in centres if other != one} for one in centres}
-    reduce = {"max": max, "mean": lambda values: np.mean(list(values))}[score]
-    expected = sorted(centres, key=lambda one: (round(reduce(others[one].values()), 9), one))  # mutual pairs tie
+    reduce = {"max": max, "mean": lambda values: np.mean(list(values)), "none": max}[score]
+    order = {one: (score != "none") * round(reduce(others[one].values()), 9) for one in centres}  # mutual pairs tie
+    expected = sorted(centres, key=lambda one: (order[one], one))
 
     assert out["identity"].tolist() == expected
     assert out["nearest"].tolist() == [max(others[one], key=others[one].get) for one in expected]

@@ -11,7 +11,8 @@ LENT = {
     "align": {"stages.align.faces", "stages.align.mtcnn", "stages.align.warp", "stages.align.knobs", "stages.align"},
     "train": {f"stages.train{name}" for name in ("", ".backbones", ".networks", ".costs")},
 }
-GROUND = ["store", "knobs", "run", "images", "measures", "pictures", "training"]
+READ_BY_TRAIN = {"", ".benchmarks", ".embeddings", ".pairs", ".readers"}  # of evaluate: what chooses an epoch
+GROUND = ["store", "knobs", "run", "timing", "images", "measures", "pictures", "training"]
 
 
 def floor(module: str) -> float:
@@ -25,6 +26,9 @@ def floor(module: str) -> float:
         return len(GROUND) + 1
     if room == "transfer":
         return len(GROUND) + 2 + STAGES.index("filter") + 0.5  # methods: after what they are conditioned on
+    name = module.removeprefix("stages.evaluate")
+    if name in READ_BY_TRAIN or name.startswith(".readers"):
+        return len(GROUND) + 2 + STAGES.index("align") + 0.5
     if room in STAGES:
         return len(GROUND) + 2 + STAGES.index(room)
     return 1000  # cli, params, doctor: over all

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.gap import Gap, domain_gap, draw, encode, measure, run
+from stages.embed.prototypes import SourceEmbeddings
+from stages.gap import Gap, _walk, domain_gap, draw, encode, measure, run
 from stages.params import Params, ParamsError
 from stages.pictures import GAP, LINE, TILE
 from stages.store import Shard, StoreError
@@ -96,9 +97,35 @@ def test_pictures(root):
         assert np.asarray(plot).std() > 0
 
 
+def test_the_walk_goes_evenly_from_the_prototype_to_an_image(root, monkeypatch):
+    asked = []
+
+    def images(params, pipeline, vectors, noises, shift):
+        asked.append((vectors, noises))
+        return [np.zeros((8, 8, 3), np.uint8)] * len(vectors)
+
+    monkeypatch.setattr("stages.gap._images", images)
+    _walk(PARAMS, None, root, np.zeros(1))
+    embeddings = SourceEmbeddings(root)
+    for identity, (vectors, noises) in zip(sorted(embeddings.shard_of), asked, strict=False):
+        mine = embeddings.of(identity)
+        prototype = mine.mean(axis=0) / np.linalg.norm(mine.mean(axis=0))
+        np.testing.assert_allclose(vectors[[0, -1]], [prototype, mine[0]], atol=1e-6)
+        steps = np.arccos(np.einsum("nd,nd->n", vectors[1:], vectors[:-1]).clip(-1, 1))
+        np.testing.assert_allclose(steps, np.arccos(prototype @ mine[0]) / 6, atol=1e-3)
+        assert len(set(noises)) == 1
+    assert len({noises[0] for _, noises in asked}) == len(asked) == 4
+
+
 def test_the_run_is_the_same_bit_by_bit(root, tmp_path):
     run(PARAMS, prepare(tmp_path))
-    for name in ("data/gap/delta.h5", "metrics/gap.json", "plots/gap/tsne.png", "plots/gap/sheet.png"):
+    for name in (
+        "data/gap/delta.h5",
+        "metrics/gap.json",
+        "plots/gap/tsne.png",
+        "plots/gap/sheet.png",
+        "plots/gap/walk.png",
+    ):
         assert (tmp_path / name).read_bytes() == (root / name).read_bytes(), name
 
 

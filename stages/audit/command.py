@@ -169,14 +169,12 @@ def _draw(folder: Path, audited: Vectors, known: Vectors, identities: Nearness, 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("what", "identity", "sample", "reference_identity", "reference_sample", "cosine", "too_near"))
         for row in near["p"][:LISTED].tolist():
-            other = int(identities.index[row])
-            whose = audited.faces.identities[row], "", known.faces.identities[other], ""
-            writer.writerow(("identity", *whose, *_near(identities, row)))
+            person, other = audited.faces.identities[row], known.faces.identities[identities.index[row]]
+            writer.writerow(("identity", person, "", other, "", *_near(identities, row)))
         for row in near["i"][:LISTED].tolist():
-            other = int(copies.index[row])
-            which = audited.faces.identity[row], audited.faces.sample[row]
-            whom = known.faces.identity[other], known.faces.sample[other]
-            writer.writerow(("image", *which, *whom, *_near(copies, row)))
+            other = copies.index[row]
+            names = audited.faces.identity[row], audited.faces.sample[row], known.faces.identity[other]
+            writer.writerow(("image", *names, known.faces.sample[other], *_near(copies, row)))
 
 
 def _near(nearness: Nearness, row: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from stages.align.faces import CODE as ALIGN_CODE
@@ -26,12 +27,13 @@ from stages.align.warp import SIZE, centre_crop, similarity, warp
 from stages.embed.encoder import Encoder
 from stages.evaluate.benchmarks import Images
 from stages.knobs import ParamsError, pick_device
-from stages.run import cores
+from stages.run import cores, threads
 from stages.store import Shard, StoreError, adding, decode, file_digest, find, fingerprint, locked, write_shard
 from stages.train.backbones import load_backbone, normalise
 
 CODE = ("evaluate/embeddings", "train/networks", "train/backbones", "embed/encoder", *ALIGN_CODE)
 FEW = 16  # photographs in memory at a time, where a face is sought
+PART = 8  # images that a thread of a CPU takes: sums within an image are in one order, however many threads there are
 BEYOND = 0.5  # of the image's longer side: landmarks of a profile may lie outside by less
 
 
@@ -80,13 +82,22 @@ def load_network(path: Path, channels: str | None = None, device: str = "auto") 
     backbone, card = load_backbone(path)
     order = channels or card.channels
     place = pick_device(device, "evaluate.device")
-    backbone.to(place)
+    return Network(path, file_digest(path), order, place, embedder(backbone.to(place), order))
+
+
+def embedder(backbone: nn.Module, channels: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [b, h, w, 3] uint8 RGB -> raw embeddings [b, d] float32, by a network in evaluation mode."""
+    device = next(backbone.parameters()).device
 
     @torch.inference_mode()
     def forward(images: np.ndarray) -> np.ndarray:
-        return backbone(normalise(torch.from_numpy(images).to(place), order)).float().cpu().numpy()
+        return backbone(normalise(torch.from_numpy(images).to(device), channels)).float().cpu().numpy()
 
-    return Network(path, file_digest(path), order, place, forward)
+    def in_parts(images: np.ndarray) -> np.ndarray:
+        parts = [images[begin : begin + PART] for begin in range(0, len(images), PART)]
+        return np.concatenate(list(threads(cores())(lambda: forward, parts)))
+
+    return in_parts if device.type == "cpu" else forward
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ def embed(
     with locked("evaluate", key):
         entry = find("evaluate", key)
         if entry is None:
-            result = _embed(network, images, flip, align, batch_size, bar)
+            result = embed_now(network, images, flip, align, batch_size, bar)
             names = ("image", "mirror")[: len(result.views)]
             with adding("evaluate", key, "content.h5") as draft:
                 write_shard(draft.path, {**dict(zip(names, result.views, strict=True)), "found": result.found})
@@ -132,9 +143,10 @@ def embed(
         return Embeddings(np.stack([shard[name] for name in ("image", "mirror")[: 1 + flip]]), shard["found"])
 
 
-def _embed(
-    network: Network, images: Images, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None
+def embed_now(
+    network: Network, images: Images, flip: bool, align: Align | None, batch_size: int, bar: tqdm | None = None
 ) -> Embeddings:
+    """The same, whatever the cache holds."""
     views_of: list[list[np.ndarray]] = [[], []] if flip else [[]]
     found_of = []
     for begin in range(0, len(images), batch_size):
@@ -185,7 +197,8 @@ def load(images: Images, numbers: Sequence[int], align: Align | None) -> tuple[n
     if align is None or crop != "detection":
         return np.stack(list(_threads().map(cropped, numbers))), np.ones(len(numbers), bool)
     few = [numbers[begin : begin + FEW] for begin in range(0, len(numbers), FEW)]
-    parts = [align_images(list(_threads().map(decoded, some)), _detector(align)) for some in few]
+    faces = _detector(align)
+    parts = list(threads(cores())(lambda: lambda some: align_images([*map(decoded, some)], faces), few))
     return np.concatenate([part.images for part in parts]), np.concatenate([part.found for part in parts])
 
 

@@ -1,7 +1,8 @@
 """What was measured, as typed rows: `flatten` makes them `metrics/evaluate.json`, `parse` reads it again.
 
 A benchmark's accuracy bears its name alone, any other number `<name>.<field>` or `<name>.<field><point>`, such as
-`lfw.auc` or `lfw.tar@far=1e-3`.
+`lfw.auc` or `lfw.tar@far=1e-3`; the ends of a number's 95 % confidence interval are `<name>.low@<number>` and
+`<name>.high@<number>`, such as `lfw.low@accuracy` or `lfw.high@tar@far=1e-3`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Row:
         auc, eer: of the curve; tar: {FAR: true accept rate}.
         no_face: images in which none was found, where one was sought; unused: images in no template.
         rank: {k: probes whose mate is among the first k}; tpir: {FPIR: probes whose mate is found}.
+        intervals: {`accuracy`, `auc`, `mean`, `gap` or `tar@far=<FAR>`: ends of its 95 % confidence interval}.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     unused: int | None = None
     rank: dict[int, float] = field(default_factory=dict)
     tpir: dict[float, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -57,7 +60,8 @@ class Row:
 
 FIELDS = {prefix: name for name, prefix in KEYS.items()}
 POINT = re.compile(rf"(.+)\.({'|'.join(FIELDS)})(\d+(?:\.\d+)?(?:e-?\d+)?)")
-PLAIN = tuple(one.name for one in fields(Row) if one.name not in ("name", "accuracy", *KEYS))
+PLAIN = tuple(one.name for one in fields(Row) if one.name not in ("name", "accuracy", "intervals", *KEYS))
+END = re.compile(r"(.+)\.(low|high)@(accuracy|auc|mean|gap|tar@far=.+)")
 
 
 def flatten(rows: Sequence[Row], protocol: str) -> Numbers:
@@ -74,6 +78,9 @@ def flatten(rows: Sequence[Row], protocol: str) -> Numbers:
             value = getattr(row, one.name)
             if one.name in KEYS:
                 flat |= {f"{row.name}.{KEYS[one.name]}{power(point)}": number for point, number in value.items()}
+            elif one.name == "intervals":
+                for number, (low, high) in value.items():
+                    flat |= {f"{row.name}.low@{number}": low, f"{row.name}.high@{number}": high}
             elif value is not None:
                 flat[f"{row.name}.{one.name}"] = value
     flat["protocol"] = protocol
@@ -95,7 +102,12 @@ def parse(flat: Mapping[str, Any]) -> list[Row]:
         name, _, last = key.rpartition(".")
         if not isinstance(value, int | float) and key != "protocol" and last != "variant":
             raise ValueError(f"{key} is {value!r}, no number")
-        if point := POINT.fullmatch(key):
+        if end := END.fullmatch(key):
+            name, which, number = end.groups()
+            ends = rows.setdefault(name, Row(name)).intervals
+            low, high = ends.get(number, (value, value))
+            ends[number] = (value, high) if which == "low" else (low, value)
+        elif point := POINT.fullmatch(key):
             name, prefix, number = point.groups()
             getattr(rows.setdefault(name, Row(name)), FIELDS[prefix])[float(number)] = value
         elif name and last in PLAIN:

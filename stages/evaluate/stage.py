@@ -19,13 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.align.knobs import Align
-from stages.evaluate import embeddings, groups, pairs, plots, templates
+from stages.evaluate import embeddings, groups, intervals, pairs, plots, templates
 from stages.evaluate.benchmarks import Benchmark, Groups, Images, Pairs, ProtocolError, Templates
 from stages.evaluate.embeddings import Network, load_network
 from stages.evaluate.knobs import Evaluate
 from stages.evaluate.metrics import Roc, roc
 from stages.evaluate.readers import read_benchmarks
-from stages.evaluate.results import Numbers, Row, flatten, percent
+from stages.evaluate.results import KEYS, Numbers, Row, flatten, percent, power
 from stages.store import write_json
 from stages.store.manifest import check_manifest
 
@@ -165,6 +165,7 @@ def measure_pairs(benchmark: Pairs, name: str, embed: Embed, params: Evaluate) -
     scores = np.einsum("pd,pd->p", left, right)
     curve = roc(scores, benchmark.same)
     row = Row(name, percent(accuracy.mean), std=percent(accuracy.std))
+    add_interval(row, "accuracy", intervals.share(accuracy.mean, len(scores)))
     add_curve(row, curve, params.far, curve.tar_at_far)
     val = pairs.validation(left, right, benchmark.same, benchmark.folds, VALIDATION_FAR)
     if val is not None:
@@ -179,12 +180,15 @@ def measure_groups(benchmark: Groups, embed: Embed, params: Evaluate) -> Found:
     for group, part in benchmark.groups.items():
         row, pictured = measure_pairs(part, f"{benchmark.name}.{group}", embed, params)
         assert pictured.folds is not None
-        accuracies[group] = pictured.folds.mean
+        accuracies[group] = pictured.folds.mean, len(pictured.same)
         rows.append(row)
         scored[row.name] = pictured
-    found = groups.summary(accuracies)
+    found = groups.summary({group: accuracy for group, (accuracy, _) in accuracies.items()})
     mean, std, gap = (percent(found[name]) for name in ("mean", "std", "gap"))
-    return [*rows, Row(benchmark.name, mean=mean, std=std, gap=gap)], scored
+    summary = Row(benchmark.name, mean=mean, std=std, gap=gap)
+    add_interval(summary, "mean", intervals.mean(accuracies))
+    add_interval(summary, "gap", intervals.gap(accuracies))
+    return [*rows, summary], scored
 
 
 def measure_templates(benchmark: Templates, embed: Embed, params: Evaluate) -> tuple[Row, Scored]:
@@ -220,7 +224,16 @@ def add_curve(row: Row, curve: Roc, fars: Sequence[float], tar: Callable[[float]
     if curve.genuine and curve.impostors:
         row.auc, row.eer = percent(curve.auc()), percent(curve.eer())
         measured = [far for far in sorted(fars, reverse=True) if far * curve.impostors >= 1]
-        row.tar = {far: percent(tar(far)[0]) for far in measured}
+        add_interval(row, "auc", intervals.auc(curve))
+        for far in measured:
+            rate, threshold = tar(far)
+            row.tar[far] = percent(rate)
+            add_interval(row, f"{KEYS['tar']}{power(far)}", intervals.tar(curve, threshold))
+
+
+def add_interval(row: Row, number: str, interval: intervals.Interval) -> None:
+    """The 95 % confidence interval of one of the row's numbers."""
+    row.intervals[number] = percent(interval[0]), percent(interval[1])
 
 
 def draw(folder: Path, scored: dict[str, Scored], align: Align | None) -> None:

@@ -45,6 +45,14 @@ def datasets(params: Params, data: Path) -> list[Dataset]:
     return rendered
 
 
+def validation(params: Params, data: Path) -> Dataset:
+    """Pairs to choose an epoch by, of people who are in no test."""
+    knobs = params.fetch
+    return benchmarks.pair_benchmark(
+        data / "validation", benchmarks.VALIDATION, knobs.pairs, knobs.target_size, knobs.world_seed
+    )
+
+
 def numbers(parts: Sequence[Dataset], made: Sequence[Entry]) -> Numbers:
     """What was rendered, counted; of benchmarks also the images that were taken again since no face was found."""
     counts: Numbers = {}

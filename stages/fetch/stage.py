@@ -20,6 +20,7 @@ from stages.knobs import check
 from stages.store import cache_folder, file_digest, fingerprint, usable_cache, write_json
 from stages.store.cache import Numbers, folder_of, read_entry
 from stages.store.manifest import CACHE, write_manifest
+from stages.world.benchmarks import VALIDATION
 from stages.world.datasets import make
 
 if TYPE_CHECKING:
@@ -70,15 +71,20 @@ def run(params: Params, root: Path = Path(".")) -> None:
 def get(names: list[str], params: Params, root: Path = Path(".")) -> None:
     """Get entries of the catalogue by name, beside the pipeline: training sets to compare with, weights to try.
 
-    The library keeps them; what a run does not name leaves `data/source` to `data/weights` when it runs next.
+    `validation` is rendered, as `data/validation/validation.bin`. The library keeps them; what a run does not name
+    leaves `data/source` to `data/weights` when it runs next.
 
     Raises:
         ParamsError: no such entry, or a licence that is not accepted.
         StoreError: as `run`.
     """
     for name in names:
-        check(name in load(), f"{name}: not in the catalogue; {', '.join(load())} are")
-    entries = [load()[name] for name in names]
+        check(name in (VALIDATION, *load()), f"{name}: not in the catalogue; {VALIDATION}, {', '.join(load())} are")
+    if VALIDATION in names:
+        part = embedded.validation(params, root / "data")
+        (made,) = make([part], params.fetch.workers)
+        link_to(made.path, part.path)
+    entries = [load()[name] for name in names if name != VALIDATION]
     library.check_licenses(entries, params.fetch.accept_licenses, params.profile)
     library.get(entries, params.fetch, root / "data")
     for entry in entries:

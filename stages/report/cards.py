@@ -101,8 +101,9 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
     made, learned = ingredients(params)
     faces = read_faces(root / IMAGES)
     audit = metrics.get("audit", {})
+    name_of_set = f"render2real-{params.profile}-{params.method}-{params.n_ids}"
     shown = {
-        "name": f"render2real-{params.profile}-{params.method}-{params.n_ids}",
+        "name": name_of_set,
         "params": params,
         "metrics": metrics,
         "audit": audit if audit.get("set") == faces.digest() else {},
@@ -123,7 +124,7 @@ def write(params: Params, root: Path, metrics: Mapping[str, Mapping[str, Any]], 
     for name, text in texts.items():
         with replacing(folder / f"{name}.md") as path:
             path.write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "croissant.json", croissant(f"{shown['name']}", root / IMAGES, params, made))
+    write_json(folder / "croissant.json", croissant(name_of_set, root / IMAGES, params, made))
 
 
 def ingredients(params: Params) -> tuple[list[Ingredient], list[Ingredient]]:

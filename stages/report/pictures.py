@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from stages.pictures import Panel, chart, save_chart, save_png, svg
+from stages.pictures import Panel, chart, save_chart, save_png
 from stages.store import StoreError, decode
 
 if TYPE_CHECKING:
@@ -40,12 +40,9 @@ class Pictures:
         Image.fromarray(image).save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
         return _inline("image/jpeg", buffer.getvalue())
 
-    def chart(self, panels: Sequence[Panel], size: tuple[float, float], name: str = "") -> str:
-        """A chart, as SVG; with a name `plots/<name>.png` is it too."""
-        figure = chart(panels, size=size)
-        if name:
-            self._charts[name] = figure
-        return _inline("image/svg+xml", svg(figure))
+    def chart(self, panels: Sequence[Panel], size: tuple[float, float], name: str) -> None:
+        """A chart that is to be `plots/<name>.png`."""
+        self._charts[name] = chart(panels, size=size)
 
     def sheet(self, path: str) -> str:
         """A PNG of photographs, as JPEG.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.evaluate.plots import det_panel, roc_panel
 from stages.evaluate.results import KEYS, Row, parse, power
 from stages.filter import chosen_identities
 from stages.images import Archive, Faces, Shards, read_faces
 from stages.pictures import Panel, sheet
+from stages.report.charts import LINEAR, LOG, Chart, Curves, chart
 from stages.report.pictures import Pictures
-from stages.store import StoreError
+from stages.store import Shard, StoreError
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -56,28 +56,63 @@ TITLES = {
     "rank": "rank",
     "tpir": "TPIR at FPIR",
 }
+TRAINING = {"loss": "loss", "accuracy": "training accuracy (%)", "lr": "learning rate"}
+BINS = np.linspace(-0.5, 1, 61)  # of a cosine
 Variables = dict[str, Any]
 
 
-def fetch(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
-    """Sheets of the source, an identity a row, and of the target."""
+def samples(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
+    """Sheets of the same identities, from the source to what is trained on; the row of one without a face is empty."""
     people, columns = _people(params, root), params.report.columns
     source = _faces(read_faces(root / "data/source"), people, columns)
+    sheets = {"source": (pictures.image(sheet(source), "source"), "Source: images as they were fetched.")}
+    if metrics["synthesize"]["images"]:
+        caption = "Of each identity the first source image, and images that were made of it."
+        sheets[params.method] = (pictures.sheet("plots/synthesize/sheet.png"), caption)
+    aligned = _faces(Shards(root / "data/align"), people, columns)
+    caption = "What the network sees: after detection and warp to 112 x 112."
+    sheets["aligned"] = (pictures.image(sheet(aligned), "align"), caption)
+    if metrics["gap"]["images"]:
+        caption = "Images generated without and with the gap, of the same identity vectors and the same noise."
+        sheets["without and with the gap"] = (pictures.sheet("plots/gap/sheet.png"), caption)
     target = _target(Archive(root / "data/target/target.zip"), params.report.rows, columns)
-    return {"source": pictures.image(sheet(source), "source"), "target": pictures.image(sheet(target), "target")}
-
-
-def align(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
-    """The sheet of the same identities after the warp; the row of one in which no face was found is empty."""
-    aligned = _faces(Shards(root / "data/align"), _people(params, root), params.report.columns)
-    return {"aligned": pictures.image(sheet(aligned), "align")}
+    caption = "Target: images whose look the source is to take; they carry no labels in training."
+    sheets["target"] = (pictures.image(sheet(target), "target"), caption)
+    return {"sheets": sheets}
 
 
 def judge(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
-    """What was judged, of the generated and of the source images."""
-    return {
-        "rows": [(text, metrics[name], metrics[f"source_{name}"]) for name, text in JUDGED.items() if name in metrics]
+    """What was judged, of the generated and of the source images, and how much the images of a person vary."""
+    if not metrics["judged_images"]:
+        return {}
+    curves = {
+        label: variation(sorted((root / "data/judge" / name).glob("*.h5")))
+        for label, name in (("generated", "synthesize"), ("source", "source"))
     }
+    axes = ("cosine of two images of a person", LINEAR), ("share of the pairs (%)", LINEAR)
+    return {
+        "rows": [(text, metrics[name], metrics[f"source_{name}"]) for name, text in JUDGED.items() if name in metrics],
+        "variation": chart("variation", "Variation within an identity", curves, *axes),
+    }
+
+
+def variation(shards: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of bins of the cosine and the share, in %, of the pairs of two images of one person in each.
+
+    Raises:
+        StoreError: no shards, or one that is broken.
+    """
+    counts = np.zeros(len(BINS) - 1)
+    for path in shards:
+        with Shard(path) as shard:
+            identity, embeddings = shard["identity"], shard["embedding"]
+        for one in np.unique(identity):
+            mine = embeddings[identity == one]
+            cosines = (mine @ mine.T)[np.triu_indices(len(mine), 1)]
+            counts += np.histogram(np.clip(cosines, BINS[0], BINS[-1]), BINS)[0]
+    if not counts.sum():
+        raise StoreError("data/judge: no two images of a person; run `r2r judge` again")
+    return (BINS[1:] + BINS[:-1]) / 2, 100 * counts / counts.sum()
 
 
 def fit(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
@@ -86,18 +121,33 @@ def fit(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictur
         return {}
     curve = read_csv(root / "plots/fit/fit.csv", ["step"])
     x = curve.pop("step")
-    return {"losses": pictures.chart([Panel({name: (x, y) for name, y in curve.items()}, "step", "loss")], (6, 3.5))}
+    curves = {name: (x, y) for name, y in curve.items()}
+    return {"losses": chart("losses", "Losses", curves, ("step", LINEAR), ("loss", LINEAR))}
 
 
 def train(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
     """Loss, training accuracy and learning rate over the epochs."""
-    shown = {"loss": "loss", "accuracy": "training accuracy (%)", "lr": "learning rate"}
-    curve = read_csv(root / "plots/train.csv", ["epoch", *shown])
+    curve = read_csv(root / "plots/train.csv", ["epoch", *TRAINING])
     panels = [
         Panel({"": (curve["epoch"], curve[name])}, "epoch", label, height=0.5 if name == "lr" else 1)
-        for name, label in shown.items()
+        for name, label in TRAINING.items()
     ]
-    return {"curves": pictures.chart(panels, (6, 5.4), "train")}
+    pictures.chart(panels, (6, 5.4), "train")
+    return {"curves": training_charts({"this run": curve})}
+
+
+def training_charts(curves: Mapping[str, Mapping[str, np.ndarray]]) -> list[Chart]:
+    """The training curves of runs, each with the columns of plots/train.csv."""
+    return [
+        chart(
+            name,
+            label.capitalize(),
+            {run: (curve["epoch"], curve[name]) for run, curve in curves.items()},
+            ("epoch", LINEAR),
+            (label, LINEAR),
+        )
+        for name, label in TRAINING.items()
+    ]
 
 
 def evaluate(params: Params, root: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Variables:
@@ -109,14 +159,14 @@ def evaluate(params: Params, root: Path, metrics: Mapping[str, Any], pictures: P
     of_groups = {row.name for row in groups}
     whole = {row.name for row in rows} - of_groups
     curves = {path.stem: read_csv(path, ["fpr", "tpr"]) for path in sorted((root / "plots/roc").glob("*.csv"))}
-    charts = {}
+    charts = []
     for title, names in (("each benchmark", whole), ("each group", of_groups)):
         shown = {name: (curve["fpr"], curve["tpr"]) for name, curve in curves.items() if name in names}
         if shown:
-            charts[f"ROC of {title}"] = pictures.chart([roc_panel(shown)], (6, 4.4))
-            charts[f"DET of {title}"] = pictures.chart([det_panel(shown)], (6, 4.4))
+            charts += [roc_chart(title, shown), det_chart(title, shown)]
     accuracy = {row.name: row.accuracy for row in pairs}
     return {
+        "whole": whole,
         "pairs": pairs,
         "summaries": summaries,
         "pair_table": list(zip(*table(pairs), strict=True)),
@@ -129,6 +179,19 @@ def evaluate(params: Params, root: Path, metrics: Mapping[str, Any], pictures: P
     }
 
 
+def roc_chart(of: str, curves: Curves) -> Chart:
+    """TAR over FAR."""
+    axes = ("false accept rate (FAR)", LOG), ("true accept rate (TAR)", LINEAR)
+    return chart("roc", f"ROC of {of}", curves, *axes, steps=True, ends=(0.0, 1.0))
+
+
+def det_chart(of: str, curves: Curves) -> Chart:
+    """FRR = 1 - TAR over FAR."""
+    frr = {name: (far, 1 - tar) for name, (far, tar) in curves.items()}
+    axes = ("false accept rate (FAR)", LOG), ("false reject rate (FRR)", LOG)
+    return chart("det", f"DET of {of}", frr, *axes, steps=True)
+
+
 def table(rows: list[Row]) -> list[list[str]]:
     """A line a number that any of the rows has, below a line of their names; what a row has not is a dash."""
     lines = [["", *(row.name for row in rows)]]
@@ -136,11 +199,23 @@ def table(rows: list[Row]) -> list[list[str]]:
         values = [getattr(row, name) for row in rows]
         if name in KEYS:
             for point in sorted({point for of_row in values for point in of_row}):
-                lines.append([f"{title} {power(point)}", *(_two(of_row.get(point)) for of_row in values)])
+                ends = [row.intervals.get(f"{KEYS[name]}{power(point)}") for row in rows]
+                cells = [_two(of_row.get(point)) + _below(one) for of_row, one in zip(values, ends, strict=True)]
+                lines.append([f"{title} {power(point)}", *cells])
         elif any(value is not None for value in values):
             spread = [f" ± {row.std:.2f}" if name == "accuracy" and row.std is not None else "" for row in rows]
-            lines.append([title, *(_two(value) + more for value, more in zip(values, spread, strict=True))])
+            below = [_below(row.intervals.get(name)) for row in rows]
+            lines.append([title, *(_two(value) + s + b for value, s, b in zip(values, spread, below, strict=True))])
     return lines
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """A confidence interval, as text."""
+    return f"{ends[0]:.1f} to {ends[1]:.1f}"
+
+
+def _below(ends: tuple[float, float] | None) -> str:
+    return f"\n{interval(ends)}" if ends else ""
 
 
 def _two(value: float | str | None) -> str:

@@ -101,7 +101,7 @@ class FaceDataset(Dataset):
         if isinstance(sources, Path):
             sources = [Source("train.data", read_faces(sources))]
         self.sources, self.seed, self.recipe = sources, seed, recipe
-        self.sees, self.turned = sees, sees != channels
+        self.sees, self.channels, self.turned = sees, channels, sees != channels
         rows = [source.rows() for source in sources]
         self._row = np.concatenate(rows)
         self.source = np.repeat(np.arange(len(sources)), [len(chosen) for chosen in rows])

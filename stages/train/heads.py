@@ -52,11 +52,14 @@ class Head(nn.Module):
         Returns:
             Scaled logits [n, c], and cosines [n, c] (detached) for the accuracy.
         """
-        norms = embeddings.norm(dim=1)
-        cosines = F.normalize(embeddings) @ F.normalize(self.kernel, dim=0)
-        cosines = cosines.clamp(-1 + self.eps, 1 - self.eps)
         rows = (labels != -1).nonzero()[:, 0]
-        own = labels[rows]
+        return self.logits(embeddings, self.kernel, rows, labels[rows])
+
+    def logits(self, embeddings: Tensor, kernel: Tensor, rows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the images `rows` [k] of the classes `own` [k], of any centres `kernel` [d, c]."""
+        norms = embeddings.norm(dim=1)
+        cosines = F.normalize(embeddings) @ F.normalize(kernel, dim=0)
+        cosines = cosines.clamp(-1 + self.eps, 1 - self.eps)
         logits = cosines.clone()
         if self.filtering:
             alike = cosines.detach() > self.filtering

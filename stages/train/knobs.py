@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.knobs import Device, Precision, check, knob, knobs
+from stages.training.viewer import Viewer
 
 Backbone = Literal[
     "ir_18",
@@ -91,7 +92,10 @@ class Train:
         0.0, "ArcFace's and CosFace's: cosine above which another class is left out of the loss; 0 is off", ge=0, lt=1
     )
     epochs: int = knob(8, "passes over the data", ge=1)
-    batch_size: int = knob(64, "images; at least 2, for the batch norms", ge=2)
+    batch_size: int = knob(64, "images of a step, of all processes; at least 2, for the batch norms", ge=2)
+    accumulate: int = knob(
+        1, "passes that a batch is cut into, for less memory; batch norms and AdaFace's statistics see a pass", ge=1
+    )
     last_batch: Literal["drop", "keep"] = knob(
         "drop", "the images that do not fill an epoch's last batch; insightface drops them, AdaFace keeps them"
     )
@@ -100,6 +104,15 @@ class Train:
     weight_decay: float = knob(5e-4, "on all but batch norms", ge=0, lt=FLOAT32)
     decay_norms: bool = knob(False, "weight decay on batch norms too, as insightface and SynFace have it")
     clip: float = knob(0.0, "norm of the backbone's gradient; 0 is off, as AdaFace; insightface clips at 5", ge=0)
+    validation: str = knob("", "pairs, or a folder of such, that choose the epoch; train.data is none, and the last")
+    validation_epochs: int = knob(1, "between two looks at them", ge=1)
+    validation_by_test: bool = knob(
+        False, "they may be of data/benchmarks, as is usual; metrics/train.json then says so"
+    )
+    ema: float = knob(0.0, "decay of the average of the weights, which is then what comes out; 0 is off", ge=0, lt=1)
+    sample_rate: float = knob(
+        1.0, "share of the other class centres that a step uses (PartialFC); insightface takes 0.1 to 0.3", gt=0, le=1
+    )
     schedule: Literal["cosine", "multistep"] = knob("cosine", "of the learning rate")
     milestones: tuple[Epoch, ...] = knob((), "at which multistep divides lr by 10; AdaFace's are 12, 20, 24 of 26")
     warmup_epochs: float = knob(0.0, "lr rises linearly from 0; less than epochs", ge=0)
@@ -116,9 +129,20 @@ class Train:
     domain_mixup: bool = knob(
         False, "SynFace's: each image with one of real.data's, as much of it as a draw for the whole batch says"
     )
-    precision: Precision = knob("fp32", "fp16 on a GPU only")
+    precision: Precision = knob("fp32", "of the backbone, the head being in fp32; fp16 on a GPU only")
+    mode: Literal["auto", "deterministic", "fast"] = knob(
+        "auto", "results that repeat, or the fastest kernels; auto is deterministic on a CPU and fast on a GPU"
+    )
+    compile: bool = knob(False, "torch.compile the backbone; minutes before the first step")
+    processes: int = knob(
+        0, "that share each batch and the class centres; 0 is one for each GPU that is seen, and one on a CPU", ge=0
+    )
+    sync_batch_norm: bool = knob(
+        True, "batch norms see the images of all processes; off is faster, and what insightface and AdaFace do"
+    )
     threads: int = knob(2, "of torch on a CPU; results are equal for equal thread counts", ge=1)
     workers: int = knob(0, "processes that read and augment; 0 is the training process itself", ge=0)
+    viewer: Viewer = knob("none", "shows each step as it comes, from logs/: none | tensorboard | dvclive")
     checkpoint_minutes: float = knob(1.0, "minutes between checkpoints", ge=0)
     device: Device = knob("auto", "auto | cpu | cuda")
 

@@ -7,37 +7,43 @@ before it and on (seed, step) only, so that a resumed run ends with the bytes of
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.images import read_faces
-from stages.knobs import ParamsError, check, pick_device
+from stages.knobs import check
 from stages.store import fingerprint, link, write_json
-from stages.train.backbones import Card, save_backbone
+from stages.train.backbones import Backbone, Card, save_backbone
 from stages.train.data import Channels, FaceDataset, Source, load
 from stages.train.heads import create_head
 from stages.train.knobs import Real, Train
-from stages.train.mixup import domain_ratio, margin_loss, mix_halves
+from stages.train.mixup import domain_ratio, mix_images, mix_labels
 from stages.train.networks import create_backbone, create_on_meta, normalise
-from stages.train.order import Order, batches, epoch_steps
+from stages.train.order import Key, Order, batches, epoch_steps
+from stages.train.partial_fc import PartialFC
 from stages.train.recipes import create_recipe
+from stages.train.safety import check_batches, fault, gradient_norm, remedy, show_batch
 from stages.train.schedule import learning_rate, parameter_groups
-from stages.training import Loop, Part, made_once, write_curve
+from stages.train.setup import mode, prepare_device, prepare_torch, processes, provenance, scaled
+from stages.train.validation import Validation
+from stages.training import Average, Diverged, Loop, Part, made_once, write_curve
+from stages.training.distributed import Ranks, apart, grad_scaler, joined, launch, spread, started
+from stages.training.viewer import viewer
 
 if TYPE_CHECKING:
     from stages.params import Params
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CODE = (
-    *(f"train/{name}" for name in ("stage", "data", "order", "networks", "heads", "mixup", "schedule")),
+    *(f"train/{name}" for name in ("stage", "data", "order", "networks", "heads", "partial_fc", "mixup", "schedule")),
     *(f"train/{name}" for name in ("recipes", "augment", "randaugment", "digiface")),
-    "training/schedules",
+    *(f"training/{name}" for name in ("schedules", "average", "distributed")),
     "store/codec",
 )
 
@@ -45,80 +51,146 @@ CODE = (
 def run(params: Params, root: Path = Path(".")) -> None:
     """Train on the sets of faces; write `data/train/backbone.safetensors`, `metrics/train.json`, `plots/train.csv`.
 
+    Beside them, `data/train_provenance.json` says where and how: device, mode, versions, seconds.
+
     Raises:
-        StoreError: no images, or broken ones.
-        ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged.
+        StoreError: no images, or broken ones, or a process that was killed.
+        ParamsError: one identity, fewer images than a batch, a device that is not there, or a training that diverged;
+            `plots/diverged.png` shows the batch then.
     """
     train, device = params.train, prepare_device(params.train)
-    network = create_on_meta(train.backbone)
-    channels: Channels = network.channels
-    sees = channels if train.recipe == "adaface" else "rgb"  # official AdaFace augments what its network sees
-    recipe = create_recipe(train, params.digiface)
-    data = FaceDataset(sources(train, params.real, root), params.seed, recipe, sees, channels, network.columns)
-    check_batches(train, len(orders_of(train, data)[0]))
-    key = run_fingerprint(params, data, device)
-    entry = made_once("train", key, "trained", lambda folder: learn(params, data, device, key, folder))
+    if not started() and (count := processes(train, device)) > 1:
+        launch(count, run, params, root.absolute())
+        return
+    with joined(device.type) as ranks:
+        network = create_on_meta(train.backbone)
+        channels: Channels = network.channels
+        sees = channels if train.recipe == "adaface" else "rgb"  # official AdaFace augments what its network sees
+        recipe = create_recipe(train, params.digiface)
+        data = FaceDataset(sources(train, params.real, root), params.seed, recipe, sees, channels, network.columns)
+        validation = Validation(train, root) if train.validation not in ("", train.data) else None
+        check_batches(train, len(orders_of(train, data)[0]), data.identities, ranks.count)
+        if not ranks.first:
+            while ranks.tell(False):  # what the first has to learn
+                learn(params, data, device, "", root, ranks, validation)
+            return
+        key = run_fingerprint(params, data, device, ranks.count, validation)
+
+        def make(folder: Path) -> Mapping[str, float]:
+            ranks.tell(True)
+            return learn(params, data, device, key, folder, ranks, validation)
+
+        try:
+            entry = made_once("train", key, "trained", make)
+        except Diverged as error:
+            batch = next(epochs(train, orders_of(train, data), error.step, error.step + 1))
+            show_batch(root / "plots/diverged.png", data, [key for keys in batch for key in keys])
+            raise
+        ranks.tell(False)
     link(entry.path / "backbone.safetensors", root / "data/train/backbone.safetensors")
+    link(entry.path / "provenance.json", root / "data/train_provenance.json")
     link(entry.path / "train.csv", root / "plots/train.csv")
     write_json(root / "metrics/train.json", entry.numbers)
 
 
-def learn(params: Params, data: FaceDataset, device: torch.device, key: str, folder: Path) -> Mapping[str, float]:
-    """Train, and write backbone and curve to `folder`; returns the metrics."""
+def learn(
+    params: Params,
+    data: FaceDataset,
+    device: torch.device,
+    key: str,
+    folder: Path,
+    ranks: Ranks,
+    validation: Validation | None = None,
+) -> Mapping[str, float]:
+    """Train, and have the first process write backbone, curve and provenance to `folder`; returns the metrics."""
     train = params.train
-    torch.set_num_threads(train.threads)
-    torch.use_deterministic_algorithms(True)
+    prepare_torch(train, device)
     torch.manual_seed(params.seed)
     data.hint()
     data.hold()
-    keep = train.last_batch == "keep"
     orders = orders_of(train, data)
-    per_epoch = epoch_steps(len(orders[0]), train.batch_size, keep)
+    per_epoch = epoch_steps(len(orders[0]), train.batch_size, train.last_batch == "keep")
     steps = train.epochs * per_epoch
 
     backbone = create_backbone(train.backbone)
-    head = create_head(train, backbone.embedding, data.identities)
+    head = PartialFC(create_head(train, backbone.embedding, data.identities), train.sample_rate, ranks)
     model = nn.ModuleDict({"backbone": backbone, "head": head}).to(device)
     model.to(memory_format=torch.channels_last)  # as the images arrive
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, train.weight_decay, train.decay_norms), lr=train.lr, momentum=train.momentum
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+    network = spread(backbone, ranks, device, train.sync_batch_norm)
+    if train.compile:
+        network.compile()
+    groups = parameter_groups(model, train.weight_decay, train.decay_norms)
+    optimizer = torch.optim.SGD(groups, train.lr, train.momentum, fused=device.type == "cuda" or None)
+    head.keep_whole(optimizer)
+    scaler = grad_scaler(ranks, device, enabled=scaled(train))
+    average = Average(backbone, train.ema, norms=True) if train.ema else None
 
     parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    names, minutes, hint = ("loss", "accuracy"), train.checkpoint_minutes, remedy(train)
-    loop = Loop("train", key, parts, steps, names, minutes, train.batch_size, hint)
-    domains = [batches(order, train.batch_size, loop.start, steps, keep) for order in orders]
-    keys = ([key for keys in step for key in keys] for step in zip(*domains, strict=True))
-    loader = load(data, keys, train.workers, pinned=device.type == "cuda")
-    for step, (images, *labels) in zip(loop, loader, strict=True):
-        torch.manual_seed(params.seed * 2**32 + step)  # of the dropout in AdaFace's networks
+    parts |= {name: part for name, part in (("average", average), ("validation", validation)) if part}
+    loop = Loop(
+        "train",
+        key,
+        parts,
+        steps,
+        ("loss", "accuracy", "norm"),
+        train.checkpoint_minutes,
+        train.batch_size,
+        remedy(train),
+        ranks=ranks,
+        fault=lambda curve, step: fault(train, curve, step),
+        line=lambda step: {"lr": learning_rate(train, step / per_epoch)},
+    )
+    if ranks.first:
+        loop.view = viewer(train.viewer, Path("logs") / key[:12], loop.start)
+    keys = own_part(epochs(train, orders, loop.start, steps), train.accumulate, ranks)
+    feed = loop.watched(load(data, keys, train.workers, pinned=device.type == "cuda"))
+    for step in loop:
+        passes = list(islice(feed, train.accumulate))
+        torch.manual_seed(params.seed * 2**32 + ranks.rank * 2**24 + step)  # of dropout and of the sampled classes
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, step / per_epoch)
-        images = normalise(images.to(device, non_blocking=True))
-        labels = [some.to(device, non_blocking=True) for some in labels]
-        if train.domain_mixup:
-            images, *labels = mix_halves(domain_ratio(params.seed, step), images, *labels)
-        with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
-            embeddings = backbone(images)
-        loss, accuracy = margin_loss(head, embeddings.float(), *labels)
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        if train.clip:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(backbone.parameters(), train.clip)
+        ratio = domain_ratio(params.seed, step)
+        labels = whole_labels([mix_labels(ratio, *own) if train.domain_mixup else own for _, *own in passes], ranks)
+        loss = accuracy = torch.zeros((), device=device)
+        for k, (images, *_) in enumerate(passes):
+            share = len(labels[k][0]) / sum(len(of_pass) for of_pass, *_ in labels)
+            images = normalise(images.to(device, non_blocking=True))
+            images = mix_images(ratio, images) if train.domain_mixup else images
+            with apart(network, last=k + 1 == len(passes)):
+                with torch.autocast(device.type, PRECISIONS[train.precision], enabled=train.precision != "fp32"):
+                    embeddings = network(images)
+                its_loss, its_accuracy = head(embeddings.float(), *labels[k])
+                scaler.scale(its_loss * share).backward()
+            loss, accuracy = loss + its_loss.detach() * share, accuracy + its_accuracy * share
+        scaler.unscale_(optimizer)
+        norm = gradient_norm(backbone, train.clip)
         scaler.step(optimizer)
         scaler.update()
-        loop.record(loss=loss, accuracy=accuracy)
+        if average:
+            average.update(backbone, step)
+        epoch, rest = divmod(step + 1, per_epoch)
+        looks = not rest and (epoch % train.validation_epochs == 0 or epoch == train.epochs)
+        if validation and looks and ranks.first:
+            validation.look(outcome(train, backbone, average), backbone.channels, epoch)
+        loop.record(loss=loss, accuracy=accuracy, norm=norm.nan_to_num(0, 0) if scaled(train) else norm)
 
-    counts = {"identities": data.identities, "images": len(data)}
-    card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
-    save_backbone(folder / "backbone.safetensors", backbone, card)
-    write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
-    last = loop.means(per_epoch)
+    last, chosen = loop.means(per_epoch), {}
+    if ranks.first:
+        backbone = outcome(train, backbone, average)
+        if validation:
+            backbone.load_state_dict(validation.weights)
+            chosen = validation.numbers()
+        counts = {"identities": data.identities, "images": len(data)}
+        card = Card(train.backbone, backbone.embedding, backbone.channels, **counts, head=train.head, fingerprint=key)
+        save_backbone(folder / "backbone.safetensors", backbone, card)
+        write_curve(folder / "train.csv", loop.curve, rows(train, per_epoch))
+        looked = {"validation": validation.accuracy} if validation else {}
+        write_json(folder / "provenance.json", provenance(train, device, ranks.count, loop.seconds) | looked)
     return {
         **data.counts(),
         "steps": steps,
+        **chosen,
         "loss": round(last["loss"], 4),  # of the last epoch, as is the accuracy
         "accuracy": round(100 * last["accuracy"], 2),
     }
@@ -152,45 +224,51 @@ def orders_of(train: Train, data: FaceDataset) -> Sequence[Order]:
     return shown(train.buffer if train.order == "shards" else 0, train.balanced)
 
 
-def check_batches(train: Train, images: int) -> None:
-    """Refuse an epoch without a batch, or with one of a single image.
-
-    Raises:
-        ParamsError: with the numbers, and what to do.
-    """
+def epochs(train: Train, orders: Sequence[Order], start: int, stop: int) -> Iterator[tuple[list[Key], ...]]:
+    """The batches of steps start to stop, one of each order."""
     keep = train.last_batch == "keep"
-    check(
-        epoch_steps(images, train.batch_size, keep) > 0,
-        f"train.batch_size is {train.batch_size}, but there are only {images} images",
-    )
-    check(
-        not keep or images % train.batch_size != 1,
-        f"train.last_batch is keep, but of {images} images in batches of {train.batch_size} the last one has a single "
-        "image, which no batch norm can learn from: set train.last_batch to drop, or another train.batch_size",
-    )
+    return zip(*(batches(order, train.batch_size, start, stop, keep) for order in orders), strict=True)
 
 
-def prepare_device(train: Train) -> torch.device:
-    """The device that `train.device` means here, set up for results that repeat.
-
-    Raises:
-        ParamsError: `cuda` without a GPU, or `fp16` on a CPU.
-    """
-    name = pick_device(train.device, "train.device")
-    if name == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS
-    elif train.precision == "fp16":
-        raise ParamsError("train.precision is fp16, which needs a GPU: on a CPU, bf16")
-    return torch.device(name)
+def own_part(steps: Iterator[tuple[list[Key], ...]], accumulate: int, ranks: Ranks) -> Iterator[list[Key]]:
+    """This process's part of each pass of each batch: a batch is the same whatever its passes and processes."""
+    for domains in steps:
+        for k in range(accumulate):
+            passes = [batch[Ranks(k, accumulate).part(len(batch))] for batch in domains]
+            yield [key for one in passes for key in one[ranks.part(len(one))]]
 
 
-def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> str:
-    """What a run's steps depend on: the images, the knobs that matter here, the code and torch."""
+def whole_labels(own: list[Sequence[Tensor]], ranks: Ranks) -> list[list[Tensor]]:
+    """For each pass the labels of all processes' images, and their weights if they are soft."""
+    return [
+        [torch.cat(part) for part in zip(*of_pass, strict=True)] for of_pass in zip(*ranks.gather(own), strict=True)
+    ]
+
+
+def outcome(train: Train, backbone: Backbone, average: Average | None) -> Backbone:
+    """The network as it would come out now."""
+    network = create_backbone(train.backbone).to(next(backbone.parameters()).device)
+    network.load_state_dict(backbone.state_dict())
+    if average:
+        average.copy_to(network)
+    return network
+
+
+def run_fingerprint(
+    params: Params, data: FaceDataset, device: torch.device, count: int = 1, validation: Validation | None = None
+) -> str:
+    """What a run's steps depend on: the images, the knobs that matter here, the code, torch and the processes."""
     train = params.train
-    idle: dict[str, object] = {"workers": 0, "checkpoint_minutes": 0.0, "device": device.type}
+    idle: dict[str, object] = {"workers": 0, "viewer": "none", "checkpoint_minutes": 0.0, "device": device.type}
     idle |= {"data": "elsewhere", "second": "", "third": "", "weights": (1.0, 1.0, 1.0)}  # in the digest
+    idle |= {"processes": count, "mode": mode(train, device)}
+    idle |= {"validation": "", "validation_by_test": False}  # as above
+    if not validation:
+        idle["validation_epochs"] = 1
     if device.type == "cuda":
         idle["threads"] = 1
+    if count == 1:
+        idle["sync_batch_norm"] = True
     if train.order == "random":
         idle["buffer"] = 1
     if train.recipe not in ("adaface", "digiface", "synface"):
@@ -203,14 +281,8 @@ def run_fingerprint(params: Params, data: FaceDataset, device: torch.device) -> 
         idle["milestones"] = ()
     knobs = replace(train, **idle)  # type: ignore[arg-type]
     recipe = params.digiface if train.recipe == "digiface" else None
-    return fingerprint(params.seed, knobs, recipe, data.digest(), torch.__version__, code=CODE)
-
-
-def remedy(train: Train) -> str:
-    """What to do when a training diverges."""
-    return (
-        f"Lower train.lr ({train.lr}), or add train.warmup_epochs ({train.warmup_epochs}) or train.clip ({train.clip})"
-    )
+    chosen_by = (validation.digest(), validation.test) if validation else None
+    return fingerprint(params.seed, knobs, recipe, data.digest(), chosen_by, torch.__version__, code=CODE)
 
 
 def rows(train: Train, per_epoch: int) -> Callable[[int, Mapping[str, float]], dict[str, str | int]]:

@@ -17,23 +17,29 @@ class Average:
     Args:
         model: whose parameters; the average starts at what they are.
         decay: in [0, 1); 0.999 averages over about a thousand steps.
+        norms: average the statistics of its batch norms, too, which are those of its weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    def __init__(self, model: nn.Module, decay: float, norms: bool = False) -> None:
+        self.decay, self.norms = decay, norms
+        self.weights = {name: weight.detach().clone() for name, weight in self._of(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the parameters that step `step`, counted from 0, has led to."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(self._of(model).values()), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Make the average the model's parameters."""
-        for name, weight in model.named_parameters():
+        for name, weight in self._of(model).items():
             weight.copy_(self.weights[name])
+
+    def _of(self, model: nn.Module) -> dict[str, Tensor]:
+        buffers = dict(model.named_buffers()) if self.norms else {}
+        weights: dict[str, Tensor] = dict(model.named_parameters())
+        return weights | {name: value for name, value in buffers.items() if value.is_floating_point()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average by the parameters' names."""

@@ -53,7 +53,8 @@ PROTOCOLS: dict[str, tuple[Side, Side]] = {
     "profile": (Side(scene=frontal), Side(scene=partial(turned, least=55, most=75))),  # as CFP-FP
     "age": (Side(traits=YOUNG), Side(traits=OLD)),  # as AgeDB-30
 }
-BENCHMARKS = (*PROTOCOLS, "quality", "groups")  # the order fixes who is in which: append only
+VALIDATION = "validation"  # of other people: no test, so that it may choose an epoch
+BENCHMARKS = (*PROTOCOLS, "quality", "groups", VALIDATION)  # the order fixes who is in which: append only
 
 
 def folds(people: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
@@ -78,13 +79,13 @@ def pair_benchmark(folder: Path, name: str, pairs: int, size: int, seed: int, lo
 
     Args:
         folder: where `<name>.bin` will stand; of the raster look `<name>-raster.bin`.
-        name: one of `PROTOCOLS`.
+        name: one of `PROTOCOLS`, or `VALIDATION`, pairs as of `random`.
         pairs: a multiple of 20, at least 40.
         size: px of the rendered image, before it is aligned.
         seed: of the world.
         look: `camera` or `raster`: the same people in the same scenes.
     """
-    left, right = PROTOCOLS[name]
+    left, right = PROTOCOLS["random" if name == VALIDATION else name]
     heads: list[tuple[PersonChange, tuple[Shot, ...]]]
     if left.traits == right.traits:
         heads = [(left.traits, (Shot(0, left.scene), Shot(1, right.scene)))]

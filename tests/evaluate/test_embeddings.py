@@ -216,3 +216,21 @@ def test_few_photographs_are_in_memory_at_a_time(tmp_path, monkeypatch):
     assert held == [2, 2, 1]
     assert len(found) == 5
     np.testing.assert_array_equal(crops, load(shown, range(5), None)[0])  # no face in any
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_threads_show_in_no_bit(backbone, monkeypatch, torch_threads):
+    """torch shares an operation out by its threads, and sums in another order then."""
+    forward, batch, found = load_network(backbone, device="cpu").forward, pictures(20), []
+    for count in (1, 3):
+        torch_threads(count)
+        monkeypatch.setattr(embeddings, "cores", lambda count=count: count)
+        found.append(forward(batch))
+    assert found[0].shape[0] == 20
+    np.testing.assert_array_equal(*found)

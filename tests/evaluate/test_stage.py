@@ -57,6 +57,11 @@ def test_run_writes_numbers_and_plots_and_a_second_run_the_same(root, cache):
         "random": "pairs",
     }
     assert numbers["protocol"] == "insightface"
+    for row in parse(numbers):
+        within = {"accuracy": row.accuracy, "auc": row.auc, "mean": row.mean, "gap": row.gap}
+        within |= {f"tar@far={power(far)}": rate for far, rate in row.tar.items()}
+        assert set(row.intervals) == {name for name, value in within.items() if value is not None}
+        assert all(low <= within[name] <= high for name, (low, high) in row.intervals.items())
     assert all(value == round(value, 2) for value in numbers.values() if isinstance(value, float))
     names = {"random", "quality", "groups.African", "groups.Asian"}
     assert {path.stem for path in (root / "plots/roc").iterdir()} == names

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stages.cli import app
+from stages.evaluate.readers import read_benchmarks
 from stages.fetch import costs, library
 from stages.fetch import stage as fetch
 from stages.fetch.catalogue import load
@@ -313,6 +314,15 @@ def test_the_command_gets_by_name_from_a_folder_and_the_next_run_loses_nothing(
     assert (data / "weights/unsb/latest_net_G.pth").read_bytes() == b"weights"
     with pytest.raises(ParamsError, match="casia: not in the catalogue"):
         fetch.get(["casia"], PARAMS, tmp_path)
+
+
+def test_pairs_that_may_choose_an_epoch_are_rendered_by_name(tmp_path, data, rendered):
+    fetch.get(["validation"], PARAMS, tmp_path)
+    (benchmark,) = read_benchmarks(data / "validation")
+    assert (benchmark.name, len(benchmark.same), len(rendered)) == ("validation", 40, 20)
+    before = inodes(data)
+    fetch.get(["validation"], PARAMS, tmp_path)
+    assert inodes(data) == before
 
 
 def test_a_linked_benchmark_is_known_by_its_protocol_and_brought_back(tmp_path, data, cache):

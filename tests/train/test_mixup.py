@@ -1,6 +1,7 @@
 """Soft labels and domain mixup against the official order of operations, written out image by image in float64."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,20 +9,19 @@ import torch
 from torch.nn import functional as F
 
 from stages.train.heads import AdaFace, ArcMarginProduct, CosFace
-from stages.train.mixup import (
-    RATIOS,
-    Batch,
-    domain_ratio,
-    hard,
-    margin_loss,
-    mix_domains,
-    mix_halves,
-    soft_cross_entropy,
-    soft_logits,
-)
+from stages.train.mixup import RATIOS, domain_ratio, mix_images, mix_labels
+from stages.train.partial_fc import PartialFC
 
 N, D, C = 6, 8, 5
 S, M = 30.0, 0.5
+
+
+class Batch(NamedTuple):
+    """Images [n, 3, h, w], labels [n, k] and weights [n, k]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
 
 
 def generator():
@@ -31,7 +31,7 @@ def generator():
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    return ArcMarginProduct(D, C).double()
+    return PartialFC(ArcMarginProduct(D, C).double())
 
 
 @pytest.fixture
@@ -76,21 +76,29 @@ def official_loss(features, kernel, synthetic, real, lam):
     return lam * (np.mean(losses["a"]) + np.mean(losses["b"])) + (1 - lam) * np.mean(losses["real"])
 
 
+def mixed_domains(synthetic, real, ratio):
+    """Both with as many labels an image, joined and mixed."""
+    more = torch.zeros_like(real.labels), torch.zeros_like(real.weights)
+    real = Batch(real.images, *(torch.cat(pair, 1) for pair in zip(real[1:], more, strict=True)))
+    images, *labels = (torch.cat(pair) for pair in zip(synthetic, real, strict=True))
+    return Batch(mix_images(ratio, images), *mix_labels(ratio, *labels))
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.35, 1.0])
 def test_domain_mixup_is_the_official_loss_with_its_gradient(head, batches, lam):
     synthetic, real = batches
-    mixed = mix_domains(synthetic, real, lam)
+    mixed = mixed_domains(synthetic, real, lam)
     for i in range(N):
         torch.testing.assert_close(mixed.images[i], lam * synthetic.images[i] + (1 - lam) * real.images[i])
     features = torch.randn(N, D, generator=generator(), dtype=torch.float64).requires_grad_()
-    loss, _ = margin_loss(head, features, mixed.labels, mixed.weights)
-    values, kernel = features.detach().numpy(), head.kernel.detach().numpy().copy()
+    loss, _ = head(features, mixed.labels, mixed.weights)
+    values, kernel = features.detach().numpy(), head.head.kernel.detach().numpy().copy()
     assert loss.item() == pytest.approx(official_loss(values, kernel, synthetic, real, lam), abs=1e-10)
 
     loss.backward()
     step = 1e-6
     for place in [(0, 0), (2, 3), (5, 7)]:
-        for one, grad in ((values, features.grad), (kernel, head.kernel.grad)):
+        for one, grad in ((values, features.grad), (kernel, head.head.kernel.grad)):
             at = (place[0], place[1] % one.shape[1])
             one[at] += step
             above = official_loss(values, kernel, synthetic, real, lam)
@@ -103,59 +111,54 @@ def test_domain_mixup_is_the_official_loss_with_its_gradient(head, batches, lam)
 def test_at_the_ends_domain_mixup_is_one_domain_alone(head, batches):
     features = torch.randn(N, D, generator=generator(), dtype=torch.float64)
     for ratio, alone in ((1.0, batches[0]), (0.0, batches[1])):
-        mixed = mix_domains(*batches, ratio)
+        mixed = mixed_domains(*batches, ratio)
         torch.testing.assert_close(mixed.images, alone.images)
-        losses = [margin_loss(head, features, some.labels, some.weights)[0] for some in (mixed, alone)]
+        losses = [head(features, some.labels, some.weights)[0] for some in (mixed, alone)]
         torch.testing.assert_close(*losses)
 
 
-def test_a_batch_of_two_halves_is_mixed_like_two_batches(batches):
-    synthetic, real = batches
-    soft = Batch(real.images, real.labels.expand(-1, 2), torch.tensor([[1.0, 0.0]]).double().expand(N, 2))
-    joined = [torch.cat(parts) for parts in zip(synthetic, soft, strict=True)]
-    for mixed, expected in zip(mix_halves(0.3, *joined), mix_domains(synthetic, soft, 0.3), strict=True):
-        torch.testing.assert_close(mixed, expected)
+def test_a_batch_of_two_halves_with_one_label_each():
     images, labels = torch.rand(2 * N, 3, 4, 4), torch.arange(2 * N)
-    mixed = mix_halves(0.3, images, labels)
-    torch.testing.assert_close(mixed.images, 0.3 * images[:N] + 0.7 * images[N:])
-    assert mixed.labels.tolist() == [[k, N + k] for k in range(N)]
-    torch.testing.assert_close(mixed.weights, torch.tensor([[0.3, 0.7]]).expand(N, 2))
+    torch.testing.assert_close(mix_images(0.3, images), 0.3 * images[:N] + 0.7 * images[N:])
+    mixed, weights = mix_labels(0.3, labels)
+    assert mixed.tolist() == [[k, N + k] for k in range(N)]
+    torch.testing.assert_close(weights, torch.tensor([[0.3, 0.7]]).expand(N, 2))
 
 
-def test_hard_labels_are_the_plain_loss():
+def test_soft_labels_of_one_class_are_the_hard_ones():
     features, labels = torch.randn(N, D, generator=generator()), torch.arange(N) % C
-    head = CosFace(D, C, 0.2, 16)
-    loss, accuracy = margin_loss(head, features, labels)
-    assert torch.equal(loss, F.cross_entropy(head(features, labels)[0], labels))
-    soft = hard(torch.zeros(N, 3, 4, 4), labels)
-    again, same = margin_loss(head, features, soft.labels, soft.weights)
-    torch.testing.assert_close(again, loss)
-    assert same == accuracy == (head(features, labels)[1].argmax(1) == labels).float().mean()
+    head = PartialFC(CosFace(D, C, 0.2, 16))
+    loss, accuracy = head(features, labels)
+    for soft, weights in (
+        (labels[:, None], torch.ones(N, 1)),
+        (labels[:, None].expand(-1, 2), torch.full((N, 2), 0.5)),
+    ):
+        again, same = head(features, soft, weights)
+        torch.testing.assert_close(again, loss)
+        assert same == accuracy
 
 
 def test_the_accuracy_is_of_the_label_of_the_largest_weight():
-    head = CosFace(2, 2, 0.1, 8)
+    head = PartialFC(CosFace(2, 2, 0.1, 8))
     with torch.no_grad():
-        head.kernel.copy_(torch.eye(2))
+        head.head.kernel.copy_(torch.eye(2))
     labels, features = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0.1, 1.0], [1.0, 0.1]])
-    assert margin_loss(head, features, labels, torch.tensor([[0.3, 0.7], [0.8, 0.2]]))[1] == 1
-    assert margin_loss(head, features, labels, torch.tensor([[0.7, 0.3], [0.8, 0.2]]))[1] == 0.5
+    assert head(features, labels, torch.tensor([[0.3, 0.7], [0.8, 0.2]]))[1] == 1
+    assert head(features, labels, torch.tensor([[0.7, 0.3], [0.8, 0.2]]))[1] == 0.5
 
 
-def test_logits_are_the_heads_for_each_label_by_weight(batches):
-    """Of a head with a state too; two labels of one class are that class."""
+def test_a_head_with_a_state_is_called_for_each_label(batches):
+    """Of a head with a state too: logits are the head's for each label, by weight."""
     synthetic, _ = batches
     features = torch.randn(N, D, generator=generator(), dtype=torch.float64)
     head, other = (AdaFace(D, C, t_alpha=1.0).double() for _ in range(2))
     other.load_state_dict(head.state_dict())
-    logits, cosines = soft_logits(head, features, synthetic.labels, synthetic.weights)
     each = [other(features, label)[0] for label in synthetic.labels.unbind(1)]
-    torch.testing.assert_close(logits, synthetic.weights[:, :1] * each[0] + synthetic.weights[:, 1:] * each[1])
-    torch.testing.assert_close(cosines, other(features, synthetic.labels[:, 0])[1])
-
-    twice = synthetic.labels[:, :1].expand(-1, 2)
-    loss = soft_cross_entropy(logits, twice, synthetic.weights)
-    torch.testing.assert_close(loss, F.cross_entropy(logits, twice[:, 0]))
+    logits = synthetic.weights[:, :1] * each[0] + synthetic.weights[:, 1:] * each[1]
+    losses = [F.cross_entropy(logits, label, reduction="none") for label in synthetic.labels.unbind(1)]
+    loss, _ = PartialFC(head)(features, synthetic.labels, synthetic.weights)
+    torch.testing.assert_close(loss, sum((synthetic.weights[:, k] * of).mean() for k, of in enumerate(losses)))
+    assert torch.equal(head.batch_mean, other.batch_mean)
 
 
 def test_the_ratios_are_the_official_grid_one_a_step():

@@ -6,22 +6,27 @@ import os
 import signal
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from stages.knobs import ParamsError
 from stages.params import Params
-from stages.store import StoreError, encode, entries, write_shard
-from stages.train import stage
+from stages.store import StoreError, cache_folder, encode, entries, write_shard
+from stages.train import setup, stage
 from stages.train.backbones import BACKBONES, load_backbone
 from stages.train.data import FaceDataset
 from stages.train.knobs import DigiFace, Real, Train
 from stages.train.networks import IResNet, normalise
+from stages.train.order import batches
+from stages.train.recipes import create_recipe
+from stages.train.safety import show_batch
 from stages.train.stage import run
-from stages.training import Diverged, Loop
+from stages.training import Average, Diverged, Loop
 from tests.train.conftest import made_up_people
 
 OUTPUTS = ("data/train/backbone.safetensors", "metrics/train.json", "plots/train.csv")
@@ -188,7 +193,9 @@ def test_sigkill_in_the_middle(place, forget, monkeypatch):
     assert not (here / OUTPUTS[0]).exists()
     starts = []
     build = Loop.__init__
-    monkeypatch.setattr(Loop, "__init__", lambda self, *args: (build(self, *args), starts.append(self.start))[0])
+    monkeypatch.setattr(
+        Loop, "__init__", lambda self, *args, **more: (build(self, *args, **more), starts.append(self.start))[0]
+    )
     run(params(), here)
     assert starts == [4]
     forget()
@@ -253,6 +260,12 @@ def test_what_resumes_and_what_starts_anew(aligned):
 
     assert with_noise("adaface", 0.5) == key()
     assert with_noise("digiface", 0.5) != key(recipe="digiface") == with_noise("digiface", DigiFace().noise)
+    assert key() == key(processes=1, mode="deterministic", sync_batch_norm=False)
+    more = [{"accumulate": 2}, {"sample_rate": 0.5}, {"ema": 0.9}, {"compile": True}, {"mode": "fast"}]
+    assert len({key(), *(key(**knobs) for knobs in more)}) == 6
+    assert key(device="cuda") == key(device="cuda", mode="fast")
+    two = [stage.run_fingerprint(params(sync_batch_norm=on), data, torch.device("cpu"), 2) for on in (True, False)]
+    assert len({key(), *two}) == 3
 
 
 def test_a_comment_changes_nothing_and_code_does(aligned, code):
@@ -284,6 +297,92 @@ def test_divergence_stops_and_leaves_no_output(place, knobs, message):
     assert isinstance(error.value, ParamsError)
     assert not any((here / path).exists() for path in OUTPUTS)
     assert not list(entries("train"))
+
+
+def test_what_a_training_came_to_grief_on_is_drawn_and_the_last_good_checkpoint_kept(place, monkeypatch):
+    here, drawn = place("a"), []
+    monkeypatch.setattr(
+        stage, "show_batch", lambda path, data, keys: drawn.append(keys) or show_batch(path, data, keys)
+    )
+    norm = stage.gradient_norm
+    steps = iter(range(15))
+    monkeypatch.setattr(stage, "gradient_norm", lambda *of: norm(*of) * (0 if next(steps) == 7 else 1))
+    with pytest.raises(Diverged, match=r"the head is dead: the loss is \S+ and its gradient 0 in step 7 of 15"):
+        run(params(backbone="ir_18", checkpoint_minutes=0.0), here)
+    assert drawn == list(batches(FaceDataset(here / "data/align").order(), 16, 7, 8))
+    page = np.asarray(Image.open(here / "plots/diverged.png"))
+    data = FaceDataset(here / "data/align", 0, create_recipe(Train(), DigiFace()))  # as RGB, whatever the network sees
+    first = cv2.resize(data[drawn[0][0]][0], (96, 96), interpolation=cv2.INTER_AREA)
+    assert (page[16:112, :96] == first).all()
+    (checkpoint,) = cache_folder().glob("train/*/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
+
+
+def test_an_average_of_the_weights_is_what_comes_out(place, monkeypatch):
+    here, seen = place("a"), []
+    update = Average.update
+
+    def spy(self, model, step):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        update(self, model, step)
+
+    monkeypatch.setattr(Average, "update", spy)
+    run(params(ema=0.6), here)
+    assert len(seen) == 15
+    torch.manual_seed(0)
+    expected = {name: tensor.double() for name, tensor in Small().state_dict().items()}
+    for step, state in enumerate(seen):
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = {name: decay * tensor + (1 - decay) * state[name].double() for name, tensor in expected.items()}
+    for name, tensor in weights(here).items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-4, atol=1e-5)
+            assert not torch.equal(tensor, seen[-1][name]) or name == "features.weight"
+
+
+def test_where_and_how_it_ran_stands_apart_from_the_numbers(place):
+    here = place("a")
+    run(params(epochs=1), here)
+    said = json.loads((here / "data/train_provenance.json").read_text())
+    assert (said["mode"], said["processes"], said["threads"]) == ("deterministic", 1, 1)
+    assert said["torch"] == torch.__version__
+    assert said["device"]
+    assert 0 < said["seconds"] < 600
+    assert set(json.loads((here / "metrics/train.json").read_text())) == {
+        *("identities", "images", "steps", "loss", "accuracy"),
+    }
+
+
+@pytest.mark.parametrize(("mode", "repeats"), [("auto", True), ("deterministic", True), ("fast", False)])
+def test_results_repeat_on_a_cpu_unless_they_need_not(place, mode, repeats):
+    run(params(epochs=1, mode=mode), place("a"))
+    assert torch.are_deterministic_algorithms_enabled() == repeats
+    assert torch.backends.cudnn.benchmark != repeats
+
+
+def test_on_a_gpu_the_default_is_fast():
+    cuda = torch.device("cuda")
+    assert [setup.mode(Train(mode=mode), cuda) for mode in ("auto", "deterministic")] == ["fast", "deterministic"]
+
+
+def test_the_backbone_alone_is_compiled(place, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    run(params(epochs=1, compile=True), place("a"))
+    assert [type(module) for module in compiled] == [Small]
+
+
+def test_several_processes_are_started_where_they_are_asked_for(place, monkeypatch):
+    started = []
+    monkeypatch.setattr(stage, "launch", lambda *arguments: started.append(arguments))
+    here = place("a")
+    run(params(processes=3), here)
+    assert started == [(3, run, params(processes=3), here)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    cuda = torch.device("cuda")
+    assert [setup.processes(Train(processes=count), cuda) for count in (0, 2)] == [4, 2]
+    with pytest.raises(ParamsError, match=r"train.processes is 5, but torch sees 4 GPUs"):
+        setup.processes(Train(processes=5), cuda)
 
 
 def test_batches_that_cannot_be(place, tmp_path, write_aligned):

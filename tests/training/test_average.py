@@ -28,3 +28,14 @@ def test_a_saved_average_is_taken_up_in_place():
     for name, weight in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], weight)
         assert second.state_dict()[name] is not weight
+
+
+def test_statistics_of_batch_norms_are_averaged_where_asked():
+    norm = nn.BatchNorm1d(2)
+    plain, whole = Average(norm, 0.9), Average(norm, 0.9, norms=True)
+    norm.running_mean += 10
+    whole.update(norm, 0)  # of decay 0.1
+    assert "running_mean" not in plain.state_dict()
+    whole.copy_to(norm)
+    assert norm.running_mean.tolist() == [9, 9]
+    assert norm.num_batches_tracked == 0

@@ -129,6 +129,61 @@ def test_no_checkpoint_holds_weights_that_are_not_finite():
     assert torch.load(folder_of("fit", KEY) / "checkpoint.pt", weights_only=True)["step"] == 3
 
 
+def test_a_fault_stops_with_what_it_is_and_its_step():
+    def fault(curve, step):
+        assert len(curve["loss"]) == STEPS
+        return "the loss is odd" if step == 5 and curve["loss"][5] else None
+
+    def go():
+        loop = Loop("fit", KEY, {}, STEPS, fault=fault, hint="Lower lr")
+        for _ in loop:
+            loop.record(loss=1.0)
+
+    with pytest.raises(Diverged, match=r"the loss is odd in step 5 of 9: training diverged. Lower lr") as error:
+        go()
+    assert error.value.step == 5
+
+
+def test_a_line_says_all_and_how_long_it_waits_for_data(monkeypatch, capfd):
+    now = [0.0]
+    monkeypatch.setattr("stages.training.loop.time.monotonic", lambda: now[0])
+
+    def data():
+        for _ in range(STEPS):
+            now[0] += 1.0  # to wait for
+            yield 0
+
+    loop = Loop("fit", KEY, {}, STEPS, batch=4, title="learn", line=lambda step: {"lr": step / 100})
+    feed = loop.watched(data())
+    for _ in loop:
+        next(feed)
+        now[0] += 3.0  # to work on
+        loop.record(loss=2.5)
+    assert list(feed) == []
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("learn: 36 of 36 images, ")
+    assert last.endswith("left, loss=2.5, lr=0.08, waiting=25%")
+    assert loop.seconds == 4.0 * STEPS
+
+
+def test_the_seconds_of_all_runs_add_up(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("stages.training.loop.time.monotonic", lambda: now[0])
+
+    def run(stop):
+        loop = Loop("fit", KEY, {}, STEPS, minutes=0.0)
+        for step in loop:
+            if step == stop:
+                break
+            now[0] += 2.0
+            loop.record(loss=1.0)
+        return loop
+
+    run(4)
+    now[0] += 100.0
+    assert run(None).seconds == 2.0 * STEPS
+
+
 def test_a_broken_checkpoint_says_so():
     with pytest.raises(Killed):
         learn(kill=4)

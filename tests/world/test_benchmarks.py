@@ -129,7 +129,7 @@ def test_groups(tmp_path, fake_world):
 
 def test_benchmarks_share_no_person(tmp_path):
     people = []
-    for name in benchmarks.PROTOCOLS:
+    for name in (*benchmarks.PROTOCOLS, benchmarks.VALIDATION):
         people.append(benchmarks.pair_benchmark(tmp_path, name, 60, 112, 0).items)
     people.append(benchmarks.template_benchmark(tmp_path, 5, 112, 0).items)
     people.append(benchmarks.group_benchmark(tmp_path, 40, 112, 0).items)
