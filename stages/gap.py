@@ -212,19 +212,10 @@ def _walk(params: Params, pipeline: Arc2FacePipeline, root: Path, shift: np.ndar
     rows, captions = {}, {}
     for identity in sorted(embeddings.shard_of)[:WALKS]:
         mine = embeddings.of(identity).astype(np.float64)
-<<<<<<< HEAD
         first, last = (np.tile(end / np.linalg.norm(end), (len(t), 1)) for end in (mine.mean(axis=0), mine[0]))
         noises = [seed_of(params.seed, "gap", "walk", identity)] * len(t)
         title = f"identity {identity}"
         rows[title] = _images(params, pipeline, slerp(first, last, t).astype(np.float32), noises, shift)
-=======
-        start, end = (
-            np.broadcast_to(one / np.linalg.norm(one), (len(t), len(one))) for one in (mine.mean(axis=0), mine[0])
-        )
-        noises = [seed_of(params.seed, "gap", "walk", identity)] * len(t)
-        title = f"identity {identity}"
-        rows[title] = _images(params, pipeline, slerp(start, end, t).astype(np.float32), noises, shift)
->>>>>>> x-report
         captions[title] = [f"t = {step:.2g}" for step in t]
     return sheet(rows, captions=captions)
 
