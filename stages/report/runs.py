@@ -88,7 +88,7 @@ def fetch(name: str, root: Path) -> Run:
             with Repo(str(root)) as repo:
                 revision = resolve_rev(repo.scm, name)  # an experiment's name is none of git's
             files = DVCFileSystem(str(root), rev=revision)
-            for path in NEEDED:
+            for path in filter(files.exists, NEEDED):  # `read` names what is missing
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 files.get(path, str(Path(folder) / path), recursive=files.isdir(path))
         except (DvcException, SCMError, OSError) as error:
