@@ -1,5 +1,4 @@
 import importlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
