@@ -362,6 +362,15 @@ def params(
 
 
 @app.command()
+def knobs(
+    names: Annotated[list[str] | None, typer.Argument(help="Blocks, such as train; default: all.")] = None,
+) -> None:
+    """Say what each knob means, and which values it can have, as docs/pipeline.md does."""
+    with _loud():
+        typer.echo(importlib.import_module("stages.explain").as_markdown(names or []))
+
+
+@app.command()
 def verify(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides, as of `r2r params`; default: profile=smoke.")
