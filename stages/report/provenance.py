@@ -56,7 +56,7 @@ def data(params: Params) -> list[list[str]]:
 
 def programs() -> list[list[str]]:
     """Name, version and licence of Python and of the packages that this project asks for."""
-    rows = [["Python", platform.python_version(), "PSF-2.0"]]
+    rows = [["Python", ".".join(platform.python_version_tuple()[:2]), "PSF-2.0"]]
     for name in tomllib.loads(PROJECT.read_text())["project"]["dependencies"]:
         package = metadata.metadata(name)
         rows.append([package["Name"], package["Version"], _license(package)])

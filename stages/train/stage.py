@@ -51,7 +51,8 @@ CODE = (
 def run(params: Params, root: Path = Path(".")) -> None:
     """Train on the sets of faces; write `data/train/backbone.safetensors`, `metrics/train.json`, `plots/train.csv`.
 
-    Beside them, `data/train_provenance.json` says where and how: device, mode, versions, seconds.
+    Beside them, `data/train_provenance.json` says where and how: device, mode, versions, seconds. It is no
+    output of DVC's, since it differs from run to run.
 
     Raises:
         StoreError: no images, or broken ones, or a process that was killed.
