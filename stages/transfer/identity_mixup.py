@@ -7,21 +7,24 @@ drawn from a list (official `data/syn_images.py`: 0, 0.05, ..., 1). A method mix
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from stages.images import Mixtures
 from stages.knobs import check
 from stages.transfer.method import seed_of
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 def check_ratios(ratios: Sequence[float], n_ids: int) -> None:
-    """Refuse shares that are none, and a mixture of one person.
+    """Refuse a mixture of one person.
 
     Raises:
-        ParamsError: with the value and what was expected.
+        ParamsError: there is no other.
     """
-    check(all(0 <= ratio <= 1 for ratio in ratios), f"transfer.identity_mixup is {list(ratios)}: shares from 0 to 1")
     check(not ratios or n_ids > 1, "transfer.identity_mixup mixes two identities, and n_ids is 1")
 
 

@@ -38,5 +38,5 @@ def test_they_depend_on_identity_seed_and_who_is_chosen_and_on_nothing_else():
 
 
 def test_shares_that_are_none():
-    with pytest.raises(ParamsError, match=r"transfer.identity_mixup is \[0.5, 1.1\]: shares from 0 to 1"):
+    with pytest.raises(ParamsError, match=r"transfer.identity_mixup.1 is 1.1: at most 1"):
         Params(method="arc2face", transfer=Knobs(identity_mixup=(0.5, 1.1)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stages.knobs import Device, Precision, check, knob, knobs
-from stages.transfer.identity_mixup import check_ratios
+from stages.transfer.identity_mixup import Share, check_ratios
 from stages.transfer.method import MethodKnobs
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Knobs(MethodKnobs):
     negative: Literal["none", "nearest", "median", "farthest", "random"] = knob(
         "none", "which other identity the unconditional branch is given, as NegFaceDiff's; none: the empty prompt"
     )
-    identity_mixup: tuple[float, ...] = knob(
+    identity_mixup: tuple[Share, ...] = knob(
         (), "SynFace's on the sphere: the own vector's share, one of these for each image; empty is off"
     )
     batch_size: int = knob(32, "images; a batch never spans two identities, so that its make-up is fixed", ge=1)

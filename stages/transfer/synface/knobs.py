@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.knobs import check, knob, knobs
-from stages.transfer.identity_mixup import check_ratios
+from stages.transfer.identity_mixup import Share, check_ratios
 from stages.transfer.method import LEARNED, MethodKnobs
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Knobs(MethodKnobs):
     """The embedded world's people, rendered with identities mixed."""
 
     weights: str = knob(LEARNED, "of a method that learns, what `fit` learned")
-    identity_mixup: tuple[float, ...] = knob(
+    identity_mixup: tuple[Share, ...] = knob(
         (), "the own identity's share, one of these for each image (SynFace's code: 0, 0.05, ..., 1); empty is off"
     )
 
