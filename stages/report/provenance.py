@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stages.fetch.catalogue import format_size, load
+from stages.report.pipeline import STAGES
 from stages.store import StoreError, file_digest
 from stages.timing import machine, revision, took
 
@@ -37,7 +38,9 @@ def outputs(root: Path) -> list[list[str]]:
         return []
     try:
         stages = yaml.load(path.read_text(), yaml.CSafeLoader)["stages"]
-        made = [(name, out) for name, stage in stages.items() if name != "report" for out in stage.get("outs", [])]
+        # in the order of the flow: that of the file is the order in which they happened to run
+        run = sorted(stages.keys() - {"report"}, key=lambda name: ([*STAGES, name].index(name), name))
+        made = [(name, out) for name in run for out in stages[name].get("outs", [])]
         return [[name, out["path"], format_size(out["size"]), out["md5"].removesuffix(".dir")] for name, out in made]
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: not what DVC writes ({error}); `git checkout dvc.lock` brings it back") from error
