@@ -18,6 +18,9 @@ def test_outputs_are_those_of_the_lock_but_the_pages_own(tmp_path):
     lock = {"schema": "2.0", "stages": {"align": {"outs": [out]}, "report": {"outs": [out]}, "none": {}}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert provenance.outputs(tmp_path) == [["align", "data/align", "1.5 kB", "abc"]]
+    lock["stages"] = {"train": {"outs": [out]}, "extra": {"outs": [out]}, **lock["stages"]}  # as they happened to run
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    assert [row[0] for row in provenance.outputs(tmp_path)] == ["align", "train", "extra"]
     for broken in ("[", "stages: [1]", "stages: {a: {outs: [{}]}}"):
         (tmp_path / "dvc.lock").write_text(broken)
         with pytest.raises(StoreError, match=r"git checkout dvc\.lock"):
